@@ -1,0 +1,103 @@
+package ami
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Code is one of Amazon EC2's published error codes. Programs branch on it;
+// people read the message.
+type Code string
+
+// The codes that kami emits. All are in EC2's published list.
+const (
+	CodeInvalidAMIIDMalformed        Code = "InvalidAMIID.Malformed"
+	CodeInvalidAMIIDNotFound         Code = "InvalidAMIID.NotFound"
+	CodeInvalidAMIIDUnavailable      Code = "InvalidAMIID.Unavailable"
+	CodeInvalidAMINameDuplicate      Code = "InvalidAMIName.Duplicate"
+	CodeInvalidAMINameMalformed      Code = "InvalidAMIName.Malformed"
+	CodeInvalidBlockDeviceMapping    Code = "InvalidBlockDeviceMapping"
+	CodeInvalidSnapshotInUse         Code = "InvalidSnapshot.InUse"
+	CodeInvalidSnapshotNotFound      Code = "InvalidSnapshot.NotFound"
+	CodeInvalidSnapshotIDMalformed   Code = "InvalidSnapshotID.Malformed"
+	CodeInvalidInstanceIDNotFound    Code = "InvalidInstanceID.NotFound"
+	CodeInvalidInstanceIDMalformed   Code = "InvalidInstanceID.Malformed"
+	CodeIncorrectInstanceState       Code = "IncorrectInstanceState"
+	CodeIncorrectState               Code = "IncorrectState"
+	CodeUnsupportedOperation         Code = "UnsupportedOperation"
+	CodeInvalidVolumeNotFound        Code = "InvalidVolume.NotFound"
+	CodeInvalidVolumeIDMalformed     Code = "InvalidVolumeID.Malformed"
+	CodeVolumeInUse                  Code = "VolumeInUse"
+	CodeInvalidKeyPairNotFound       Code = "InvalidKeyPair.NotFound"
+	CodeInvalidKeyPairDuplicate      Code = "InvalidKeyPair.Duplicate"
+	CodeInvalidKeyFormat             Code = "InvalidKey.Format"
+	CodeInvalidParameterValue        Code = "InvalidParameterValue"
+	CodeInvalidParameterCombination  Code = "InvalidParameterCombination"
+	CodeMissingParameter             Code = "MissingParameter"
+	CodeInvalidFilter                Code = "InvalidFilter"
+	CodeInvalidAttachmentNotFound    Code = "InvalidAttachment.NotFound"
+	CodeOperationNotPermitted        Code = "OperationNotPermitted"
+	CodeDryRunOperation              Code = "DryRunOperation"
+	CodeInsufficientInstanceCapacity Code = "InsufficientInstanceCapacity"
+	CodeInvalidTagKeyMalformed       Code = "InvalidTagKey.Malformed"
+	CodeTagLimitExceeded             Code = "TagLimitExceeded"
+	CodeResourceLimitExceeded        Code = "ResourceLimitExceeded"
+	CodeIdempotentParameterMismatch  Code = "IdempotentParameterMismatch"
+	CodeInternalError                Code = "InternalError"
+)
+
+// Error is what every region operation returns when it fails: EC2's code, a
+// whole sentence for a person, what to do about it, and the cause.
+type Error struct {
+	Code    Code
+	Message string // a whole sentence
+	Hint    string // what to do next: a sentence or a command; may be empty
+	Err     error  // the cause; may be nil
+}
+
+func (e *Error) Error() string {
+	s := string(e.Code) + ": " + e.Message
+	if e.Err != nil && e.Err.Error() != "" {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Errorf makes an Error with a code and a formatted sentence. A %w verb in
+// format is kept as the cause for errors.Is, and its text is in the message.
+func Errorf(code Code, format string, args ...any) *Error {
+	err := fmt.Errorf(format, args...)
+	e := &Error{Code: code, Message: err.Error()}
+	if errors.Unwrap(err) != nil {
+		e.Err = silent{errors.Unwrap(err)}
+	}
+	return e
+}
+
+// WithHint returns e with its hint set.
+func (e *Error) WithHint(format string, args ...any) *Error {
+	e.Hint = fmt.Sprintf(format, args...)
+	return e
+}
+
+// ErrorCode returns the code that err carries, or CodeInternalError when it
+// carries none, or "" when err is nil.
+func ErrorCode(err error) Code {
+	if err == nil {
+		return ""
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return CodeInternalError
+}
+
+// silent keeps a cause for errors.Is whose text the message already has.
+type silent struct{ error }
+
+func (s silent) Error() string { return "" }
+func (s silent) Unwrap() error { return s.error }

@@ -1,0 +1,125 @@
+// Package hypervisor is the contract that runs a machine.Spec as a guest. The
+// drivers live underneath (libvirt, fake) and all pass hypervisortest.
+package hypervisor
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/machine"
+)
+
+// Sentinels that drivers return, wrapped.
+var (
+	ErrNotFound    = errors.New("no such guest")
+	ErrExists      = errors.New("guest exists")
+	ErrUnreachable = errors.New("hypervisor cannot be reached")
+	ErrNoFirmware  = errors.New("no firmware for this boot mode")
+	ErrNotRunning  = errors.New("guest is not running")
+)
+
+// State is what the hypervisor says of a guest.
+type State string
+
+// The states of a guest.
+const (
+	StateRunning State = "running"
+	StatePaused  State = "paused"
+	StateOff     State = "off"  // known, not running
+	StateGone    State = "gone" // not known
+	StateCrashed State = "crashed"
+)
+
+// Driver runs guests. All methods take the guest's instance id, are safe for
+// use from several processes at once, and return when ctx ends.
+type Driver interface {
+	// Name says which driver this is, for records and people: "libvirt".
+	Name() string
+	// URI says where the guests live, for records and people.
+	URI() string
+	// Start makes the guest of spec and runs it. It returns ErrExists when a
+	// guest of that id runs already. When Start fails nothing of the guest is
+	// left behind.
+	Start(ctx context.Context, spec machine.Spec) error
+	// State says what a guest does; StateGone, and no error, when unknown.
+	State(ctx context.Context, id ami.InstanceID) (State, error)
+	// States says what all guests of the driver do, in one round trip.
+	States(ctx context.Context) (map[ami.InstanceID]State, error)
+	// Shutdown asks the guest to power off cleanly (agent or ACPI) and does
+	// not wait. It returns ErrNotRunning when it is not running.
+	Shutdown(ctx context.Context, id ami.InstanceID) error
+	// Reboot asks the guest to reboot cleanly and does not wait.
+	Reboot(ctx context.Context, id ami.InstanceID) error
+	// Destroy pulls the plug and forgets the guest. Idempotent.
+	Destroy(ctx context.Context, id ami.InstanceID) error
+	// Address returns the guest's IP address, "" while none is known.
+	Address(ctx context.Context, spec machine.Network, id ami.InstanceID) (string, error)
+	// Close releases the connection; guests live on.
+	Close() error
+}
+
+// Plugger attaches and detaches disks of a running guest.
+type Plugger interface {
+	// AttachDisk plugs disk into a running guest. ErrNotRunning otherwise.
+	AttachDisk(ctx context.Context, id ami.InstanceID, disk machine.Disk) error
+	// DetachDisk unplugs the disk whose path is path and waits until the
+	// guest has let go. Idempotent.
+	DetachDisk(ctx context.Context, id ami.InstanceID, path string) error
+}
+
+// Snapshotter gives point-in-time views of a running guest's disks.
+type Snapshotter interface {
+	// Backup opens a consistent view of the disks with the given paths, all
+	// at one instant, while the guest goes on. It returns ErrNotRunning when
+	// the guest is not running. The caller closes the view soon.
+	Backup(ctx context.Context, id ami.InstanceID, disks []BackupDisk) (View, error)
+}
+
+// BackupDisk names one disk of a backup. The qcow2 file at Path may carry a
+// persistent dirty bitmap with the name Bitmap that has recorded every write
+// since some earlier instant; "" means none is known and everything counts as
+// changed. From the instant of the backup on a new bitmap NextBitmap records
+// writes ("" for none). TmpDir is a writable directory for scratch files.
+type BackupDisk struct {
+	Path, Bitmap, NextBitmap, TmpDir string
+}
+
+// View is a set of disks at one instant.
+type View interface {
+	// Disk returns the view of the disk with that path.
+	Disk(path string) (DiskView, error)
+	// Close ends the backup and removes what it needed. Idempotent.
+	Close() error
+}
+
+// DiskView reads one disk at the view's instant. ReadAt is safe for use from
+// several goroutines.
+type DiskView interface {
+	io.ReaderAt
+	// Size is the virtual size in bytes.
+	Size() int64
+	// Incremental says whether the dirty bitmap could be used.
+	Incremental() bool
+	// Extents calls fn with consecutive runs covering [off, off+length).
+	// dirty: may differ from the instant of the bitmap (always true when not
+	// incremental). zero: reads as zeros.
+	Extents(ctx context.Context, off, length int64, fn func(off, length int64, dirty, zero bool) error) error
+}
+
+// Freezer quiesces the guest's filesystems through the guest agent.
+type Freezer interface {
+	// Freeze flushes and freezes all filesystems; it returns how many. It
+	// fails soon when no agent answers.
+	Freeze(ctx context.Context, id ami.InstanceID, limit time.Duration) (int, error)
+	// Thaw undoes Freeze. Idempotent.
+	Thaw(ctx context.Context, id ami.InstanceID) error
+}
+
+// Consoler connects to a running guest's serial console.
+type Consoler interface {
+	// Console opens the two-way serial console. Closing it leaves the guest.
+	Console(ctx context.Context, id ami.InstanceID) (io.ReadWriteCloser, error)
+}

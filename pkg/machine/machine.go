@@ -1,0 +1,78 @@
+// Package machine says what a virtual machine is, in no hypervisor's words. A
+// Spec is plain data: the launcher fills one from an image and its mapping, and
+// each driver renders it in its own language.
+package machine
+
+import "github.com/kamivm/kami/pkg/ami"
+
+// Accel is how guest instructions are run.
+type Accel string
+
+// The accelerators.
+const (
+	AccelKVM Accel = "kvm"
+	AccelTCG Accel = "tcg"
+)
+
+// DiskFormat is the format of a disk's file.
+type DiskFormat string
+
+// The formats that a guest is given.
+const (
+	FormatQCOW2 DiskFormat = "qcow2"
+	FormatRaw   DiskFormat = "raw"
+)
+
+// Spec is one virtual machine.
+type Spec struct {
+	ID        ami.InstanceID
+	Name      string // the hypervisor's name for it; unique on the host
+	UUID      string // SMBIOS type 1 uuid and serial: begins with ec2
+	CPUs      int
+	MemoryMiB int64
+	Arch      ami.Architecture
+	Accel     Accel
+	Firmware  Firmware
+	Disks     []Disk
+	Network   Network
+	Console   Console
+	Agent     bool // offer the guest agent's channel
+	Title     string
+}
+
+// Firmware says what the guest boots with.
+type Firmware struct {
+	UEFI bool
+	// NVRAM is the path of this instance's own UEFI variable store. A file
+	// that does not exist is made from the firmware's template.
+	NVRAM string
+}
+
+// Disk is one block device of the guest.
+type Disk struct {
+	Device   string // the mapping's device name, /dev/sda1
+	Serial   string // shown to the guest: the volume id without its dash
+	Path     string // absolute
+	Format   DiskFormat
+	Backing  []string // absolute paths of the layers underneath, nearest first; all qcow2
+	ReadOnly bool
+	Boot     bool // the disk that firmware boots from
+	CDROM    bool // the NoCloud seed
+}
+
+// Network is the guest's one interface.
+type Network struct {
+	MAC string
+	// Bridge or libvirt network name; "" is user networking.
+	Name string
+	// SSHPort is the port on 127.0.0.1 forwarded to the guest's port 22 with
+	// user networking; 0 is none.
+	SSHPort  int
+	Hostname string
+}
+
+// Console says where the guest's serial console goes.
+type Console struct {
+	// Log is the file that keeps everything the guest ever wrote.
+	Log string
+}

@@ -1,0 +1,198 @@
+package region
+
+import (
+	"time"
+
+	"github.com/kamivm/kami/pkg/ami"
+)
+
+// BuildInput asks for an image built from a recipe.
+type BuildInput struct {
+	Recipe      string // a directory with recipe.yaml, or the name of a built-in recipe
+	Name        string // image name; "" is the recipe's name and a timestamp
+	Description string
+	Tags        []ami.Tag
+	Keep        bool // keep the build's files when a step fails
+	DryRun      bool
+}
+
+// ImportInput asks for an image made from a disk file.
+type ImportInput struct {
+	Source       string // a path or an http(s) URL
+	Name         string // "" is made from the file's name
+	Description  string
+	Format       string // "" is found by looking
+	SHA256       string // expected digest of the file as given; "" is unchecked
+	SHA512       string
+	ChecksumFile string // a SHA256SUMS-style file or URL that names the source
+	BootMode     ami.BootMode
+	Architecture ami.Architecture
+	Tags         []ami.Tag
+	DryRun       bool
+}
+
+// CreateImageInput asks for an image of an instance as it is now.
+type CreateImageInput struct {
+	InstanceID          ami.InstanceID
+	Name                string
+	Description         string
+	NoReboot            bool
+	BlockDeviceMappings []ami.BlockDeviceMapping // add volumes, NoDevice, DeleteOnTermination
+	Tags                []ami.Tag                // for the image and all its snapshots
+	DryRun              bool
+}
+
+// RegisterImageInput asks for an image over snapshots that exist.
+type RegisterImageInput struct {
+	Name                string
+	Description         string
+	Architecture        ami.Architecture // "" is x86_64
+	BootMode            ami.BootMode
+	RootDeviceName      string // "" is /dev/sda1
+	BlockDeviceMappings []ami.BlockDeviceMapping
+	Tags                []ami.Tag
+	DryRun              bool
+}
+
+// Filter keeps the objects whose field Name matches one of Values, which may
+// have EC2's wildcards * and ?.
+type Filter struct {
+	Name   string
+	Values []string
+}
+
+// DescribeInput selects objects: all of IDs (an unknown one is an error), then
+// those that pass every filter.
+type DescribeInput struct {
+	IDs     []string
+	Filters []Filter
+}
+
+// RunInstancesInput asks for instances of an image.
+type RunInstancesInput struct {
+	Image               string // id, name, or with Latest a name pattern
+	Latest              bool
+	InstanceType        string // "" is t3.micro
+	CPUs                int    // over the type's, 0 for the type's
+	MemoryMiB           int64
+	Count               int // 0 is 1
+	KeyName             string
+	UserData            []byte
+	BlockDeviceMappings []ami.BlockDeviceMapping
+	BootMode            ami.BootMode // over the image's
+	ShutdownBehavior    ami.ShutdownBehavior
+	Hostname            string
+	Tags                []ami.Tag
+	RequireKVM          bool
+	DryRun              bool
+}
+
+// WaitFor is a condition that an instance is waited for.
+type WaitFor string
+
+// The conditions: the hypervisor runs it; its console shows a login prompt or a
+// ready line; its ssh server answers.
+const (
+	WaitRunning WaitFor = "running"
+	WaitBooted  WaitFor = "booted"
+	WaitSSH     WaitFor = "ssh"
+)
+
+// StopInput asks instances to stop.
+type StopInput struct {
+	InstanceIDs []ami.InstanceID
+	Force       bool          // pull the plug at once
+	Timeout     time.Duration // for the clean shutdown; 0 is two minutes
+	DryRun      bool
+}
+
+// CreateSnapshotInput asks for a snapshot of a volume.
+type CreateSnapshotInput struct {
+	VolumeID    ami.VolumeID
+	Description string
+	Tags        []ami.Tag
+	DryRun      bool
+}
+
+// CreateVolumeInput asks for a volume, blank or from a snapshot.
+type CreateVolumeInput struct {
+	SnapshotID ami.SnapshotID
+	Size       int64 // GiB; 0 is the snapshot's size
+	VolumeType string
+	Tags       []ami.Tag
+	DryRun     bool
+}
+
+// AttachVolumeInput asks for a volume at a device of an instance.
+type AttachVolumeInput struct {
+	VolumeID   ami.VolumeID
+	InstanceID ami.InstanceID
+	Device     string // "" is the next free /dev/sdX
+	DryRun     bool
+}
+
+// DeregisterResult says what deregistering did, per snapshot.
+type DeregisterResult struct {
+	ImageID         ami.ImageID          `json:"ImageId"`
+	Return          bool                 `json:"Return"`
+	DeleteSnapshots []SnapshotReturnCode `json:"DeleteSnapshotResults,omitempty"`
+}
+
+// SnapshotReturnCode is EC2's result of deleting one snapshot with its image.
+type SnapshotReturnCode struct {
+	SnapshotID ami.SnapshotID `json:"SnapshotId"`
+	ReturnCode string         `json:"ReturnCode"` // success, skipped, client-error, internal-error
+}
+
+// ImageCost is what one image costs on disk, in bytes.
+type ImageCost struct {
+	ImageID ami.ImageID `json:"ImageId"`
+	Name    string      `json:"Name"`
+	Virtual int64       `json:"VirtualBytes"` // what the guest sees
+	Chain   int64       `json:"ChainBytes"`   // all layers that it stands on
+	Unique  int64       `json:"UniqueBytes"`  // layers that no other image or snapshot needs
+}
+
+// StoreUsage is what a region costs on disk, in bytes.
+type StoreUsage struct {
+	Images  []ImageCost `json:"Images"`
+	Layers  int64       `json:"LayerBytes"`
+	Volumes int64       `json:"VolumeBytes"`
+	Garbage int64       `json:"GarbageBytes"` // layers that no record names
+}
+
+// SSHTarget says how to log in to an instance.
+type SSHTarget struct {
+	InstanceID   ami.InstanceID `json:"InstanceId"`
+	Host         string         `json:"Host"`
+	Port         int            `json:"Port"`
+	IdentityFile string         `json:"IdentityFile,omitempty"` // "" when kami holds no private key
+	KnownHosts   string         `json:"KnownHostsFile"`
+	User         string         `json:"User"`
+}
+
+// Check is one line of the doctor's report.
+type Check struct {
+	Name   string      `json:"Name"`
+	Status CheckStatus `json:"Status"`
+	Detail string      `json:"Detail"`
+	Mend   string      `json:"Mend,omitempty"` // the command that mends it
+}
+
+// CheckStatus is ok, warning (kami works, but less well) or failed.
+type CheckStatus string
+
+// The statuses.
+const (
+	CheckOK      CheckStatus = "ok"
+	CheckWarning CheckStatus = "warning"
+	CheckFailed  CheckStatus = "failed"
+)
+
+// Info is one region of the home.
+type Info struct {
+	RegionName string `json:"RegionName"`
+	Path       string `json:"Path"`
+	Images     int    `json:"Images"`
+	Instances  int    `json:"Instances"`
+}
