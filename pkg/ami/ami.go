@@ -182,6 +182,10 @@ type Volume struct {
 	SizeBytes int64         `json:"SizeInBytes"`
 	Layer     digest.Digest `json:"LayerDigest,omitempty"` // what the head stands on
 	Ephemeral bool          `json:"Ephemeral,omitempty"`   // an instance's ephemeralN disk
+	// TrackedBy is the dirty bitmap in the head that has recorded every write
+	// since TrackedLayer was made of this volume.
+	TrackedBy    string        `json:"TrackedBy,omitempty"`
+	TrackedLayer digest.Digest `json:"TrackedLayer,omitempty"`
 }
 
 // VolumeAttachment says where a volume is attached.

@@ -123,3 +123,10 @@ type Consoler interface {
 	// Console opens the two-way serial console. Closing it leaves the guest.
 	Console(ctx context.Context, id ami.InstanceID) (io.ReadWriteCloser, error)
 }
+
+// Renderer shows a spec in the driver's own language, for people and for the
+// instance's folder.
+type Renderer interface {
+	// Render returns the text that Start would give to the hypervisor.
+	Render(spec machine.Spec) (string, error)
+}

@@ -1,0 +1,153 @@
+// Package catalog keeps a region's records: images, snapshots, volumes,
+// instances, key pairs and the leases of work under way, in one SQLite file.
+//
+// A record is stored as the JSON of its ami struct, beside the few columns that
+// are looked up or must be unique. The catalog says what was asked for and what
+// is finished; its commit is the truth, and what it does not name is garbage.
+package catalog
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+
+	_ "modernc.org/sqlite" // the database/sql driver
+)
+
+// Sentinels, wrapped by what the methods return.
+var (
+	ErrNotFound = errors.New("no such record")
+	ErrExists   = errors.New("a record of that name exists")
+	ErrNewer    = errors.New("the catalog was written by a newer kami")
+)
+
+// Store is an open catalog. It is safe for concurrent use, also by several
+// processes.
+type Store struct{ db *sql.DB }
+
+// Open opens the catalog at path, making it when it is not there and bringing
+// an older one up to date. It returns ErrNewer for one of a later version.
+func Open(ctx context.Context, path string) (*Store, error) {
+	q := url.Values{"_pragma": {
+		"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(10000)", "foreign_keys(1)",
+	}}
+	dsn := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: q.Encode()}).String()
+	db, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return nil, fmt.Errorf("opening catalog: %w", err)
+	}
+	s := &Store{db}
+	if err := s.migrate(ctx); err != nil {
+		db.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Close releases the catalog.
+func (s *Store) Close() error { return s.db.Close() }
+
+// migrations take the schema from one version to the next; a migration that was
+// released never changes. user_version is how many have been applied.
+var migrations = [...]string{`
+	CREATE TABLE images (
+		id TEXT PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
+		created TEXT NOT NULL, doc TEXT NOT NULL
+	) STRICT;
+	CREATE UNIQUE INDEX image_names ON images (owner, name) WHERE state IN ('pending', 'available');
+	CREATE TABLE snapshots (
+		id TEXT PRIMARY KEY, owner TEXT NOT NULL, state TEXT NOT NULL, layer TEXT NOT NULL,
+		created TEXT NOT NULL, doc TEXT NOT NULL
+	) STRICT;
+	CREATE INDEX snapshot_layers ON snapshots (layer);
+	CREATE TABLE image_snapshots (
+		image TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+		snapshot TEXT NOT NULL, PRIMARY KEY (snapshot, image)
+	) STRICT, WITHOUT ROWID;
+	CREATE TABLE volumes (
+		id TEXT PRIMARY KEY, owner TEXT NOT NULL, instance TEXT NOT NULL, layer TEXT NOT NULL,
+		created TEXT NOT NULL, doc TEXT NOT NULL
+	) STRICT;
+	CREATE INDEX volume_instances ON volumes (instance);
+	CREATE TABLE instances (
+		id TEXT PRIMARY KEY, owner TEXT NOT NULL, image TEXT NOT NULL, state TEXT NOT NULL,
+		created TEXT NOT NULL, doc TEXT NOT NULL
+	) STRICT;
+	CREATE TABLE key_pairs (
+		id TEXT PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL,
+		created TEXT NOT NULL, doc TEXT NOT NULL, UNIQUE (owner, name)
+	) STRICT;
+	CREATE TABLE leases (
+		id TEXT PRIMARY KEY, holder TEXT NOT NULL, layer TEXT NOT NULL, created TEXT NOT NULL
+	) STRICT;`,
+}
+
+func (s *Store) migrate(ctx context.Context) error {
+	var have int
+	if err := s.db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&have); err != nil {
+		return fmt.Errorf("reading the catalog's version: %w", err)
+	}
+	switch {
+	case have == len(migrations):
+		return nil
+	case have > len(migrations):
+		return fmt.Errorf("%w: its version is %d, this kami knows up to %d", ErrNewer, have, len(migrations))
+	}
+	return s.Update(ctx, func(tx *Tx) error {
+		// Another process may have been quicker.
+		if err := tx.conn.QueryRowContext(ctx, "PRAGMA user_version").Scan(&have); err != nil {
+			return err
+		}
+		for ; have < len(migrations); have++ {
+			if _, err := tx.conn.ExecContext(ctx, migrations[have]); err != nil {
+				return fmt.Errorf("bringing the catalog to version %d: %w", have+1, err)
+			}
+		}
+		_, err := tx.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", have))
+		return err
+	})
+}
+
+// Tx reads and, in Update, writes records, all at one instant.
+type Tx struct {
+	ctx  context.Context //nolint:containedctx // lives no longer than the call that made it
+	conn *sql.Conn
+}
+
+// View calls fn with a consistent view of the catalog. It waits for no writer.
+func (s *Store) View(ctx context.Context, fn func(*Tx) error) error {
+	return s.run(ctx, "BEGIN DEFERRED", fn)
+}
+
+// Update calls fn and commits what it wrote, durably, unless it fails. One
+// update runs at a time.
+func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
+	return s.run(ctx, "BEGIN IMMEDIATE", fn)
+}
+
+func (s *Store) run(ctx context.Context, begin string, fn func(*Tx) error) (err error) {
+	conn, err := s.db.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("opening catalog: %w", err)
+	}
+	defer conn.Close()
+	if _, err := conn.ExecContext(ctx, begin); err != nil {
+		return fmt.Errorf("beginning: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			if _, rerr := conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK"); rerr != nil {
+				err = errors.Join(err, rerr)
+			}
+		}
+	}()
+	if err := fn(&Tx{ctx, conn}); err != nil {
+		return err
+	}
+	if _, err := conn.ExecContext(ctx, "COMMIT"); err != nil {
+		return fmt.Errorf("committing: %w", err)
+	}
+	return nil
+}
