@@ -1,0 +1,297 @@
+package qcow2
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kamivm/kami/pkg/digest"
+)
+
+// Parent is the layer that a new layer stands on.
+type Parent struct {
+	Image  *Image // its whole chain
+	Layer  digest.Digest
+	Blocks *Blocks
+}
+
+// LayerResult is what WriteLayer made.
+type LayerResult struct {
+	Layer        digest.Digest // SHA-256 of the file
+	Content      digest.Digest
+	FileSize     int64
+	Blocks       *Blocks
+	DataClusters int64
+	ZeroClusters int64
+}
+
+// WriteLayer writes src to w, which is empty, as a canonical layer over parent
+// (nil for none). What equals the parent is not stored, nor are zeros over
+// zeros. The same content over the same parent gives the same bytes, whatever
+// kind of source it came from. progress is told of the bytes dealt with.
+//
+// Blocks of 512 KiB are read, hashed, compared and compressed on all cores and
+// staged in guest order; only then is it known how large the tables are, and
+// the file is laid out: header, refcounts, L1, L2, data. Memory is a few blocks
+// a core and eight bytes a stored cluster.
+func WriteLayer(ctx context.Context, w *os.File, src Source, parent *Parent, progress func(n int64)) (LayerResult, error) {
+	if src.Size() <= 0 || src.Size()%512 != 0 || src.Size() > maxVirtualBytes {
+		return LayerResult{}, fmt.Errorf("%w: a disk of %d bytes", ErrUnsupported, src.Size())
+	}
+	stage, err := newStage(w)
+	if err != nil {
+		return LayerResult{}, err
+	}
+	defer stage.close()
+	lw := &layerWriter{src: src, parent: parent, progress: progress, stage: stage}
+	if parent != nil {
+		lw.blocks = parent.Blocks.resized(src.Size())
+	} else {
+		lw.blocks = NewBlocks(src.Size())
+	}
+	if err := lw.run(ctx); err != nil {
+		return LayerResult{}, err
+	}
+	if err := stage.flush(); err != nil {
+		return LayerResult{}, err
+	}
+	res := LayerResult{Blocks: lw.blocks, Content: lw.blocks.Content()}
+	for _, a := range stage.allocs {
+		if a.packed == allocZero {
+			res.ZeroClusters++
+		} else {
+			res.DataClusters++
+		}
+	}
+	backing := ""
+	if parent != nil {
+		backing = parent.Layer.Hex() + ".qcow2"
+	}
+	res.Layer, res.FileSize, err = stage.layOut(ctx, w, src.Size(), backing)
+	return res, err
+}
+
+const perBlock = BlockSize / ClusterSize
+
+// layerWriter finds out what has to be stored.
+type layerWriter struct {
+	src      Source
+	parent   *Parent
+	blocks   *Blocks
+	progress func(int64)
+	stage    *stage
+}
+
+// work is one block on its way: the state of its clusters, then what became of
+// them.
+type work struct {
+	block  int64
+	state  [perBlock]ExtentState
+	sum    [sha256.Size]byte // all zero: a block of zeros
+	allocs []alloc
+	data   [][]byte
+	done   chan error
+}
+
+func (lw *layerWriter) run(ctx context.Context) error {
+	workers := runtime.GOMAXPROCS(0)
+	todo, inOrder := make(chan *work), make(chan *work, 2*workers)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(todo)
+		defer close(inOrder)
+		return lw.plan(ctx, func(wk *work) error {
+			select {
+			case inOrder <- wk:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			select {
+			case todo <- wk:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			return nil
+		})
+	})
+	for range workers {
+		g.Go(func() error {
+			enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest),
+				zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true))
+			if err != nil {
+				return err
+			}
+			buf, under := make([]byte, BlockSize), make([]byte, BlockSize)
+			for wk := range todo {
+				wk.done <- lw.deal(wk, enc, buf, under)
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		for {
+			select {
+			case wk, ok := <-inOrder:
+				if !ok {
+					return nil
+				}
+				if err := lw.collect(ctx, wk); err != nil {
+					return err
+				}
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+	return g.Wait()
+}
+
+func (lw *layerWriter) collect(ctx context.Context, wk *work) error {
+	select {
+	case err := <-wk.done:
+		if err != nil {
+			return err
+		}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	lw.blocks.set(wk.block, wk.sum)
+	return lw.stage.add(wk.allocs, wk.data)
+}
+
+// plan cuts what the source says may have changed into blocks, and passes over
+// the rest.
+func (lw *layerWriter) plan(ctx context.Context, emit func(*work) error) error {
+	size := lw.src.Size()
+	cur := &work{block: -1}
+	flush := func() error {
+		if cur.block < 0 {
+			return nil
+		}
+		wk := cur
+		cur = &work{block: -1}
+		wk.done = make(chan error, 1)
+		return emit(wk)
+	}
+	reported := int64(0)
+	err := lw.src.Extents(ctx, 0, size, func(off, length int64, state ExtentState) error {
+		if state == Unallocated && lw.parent == nil {
+			state = Data // as in a parent that the layer will not have
+		}
+		if end := off + length; lw.progress != nil && end-reported >= 64<<20 {
+			lw.progress(end - reported)
+			reported = end
+		}
+		if state == Unallocated || state == Zero && lw.parent == nil {
+			return nil
+		}
+		for end := off + length; off < end; {
+			block := off / BlockSize
+			if block != cur.block {
+				if err := flush(); err != nil {
+					return err
+				}
+				if state == Zero && lw.parent.Blocks.Zero(block) { // zeros over zeros
+					off = min(end, (block+1)*BlockSize)
+					continue
+				}
+				cur.block = block
+			}
+			c := off % BlockSize / ClusterSize
+			next := min(end, (off/ClusterSize+1)*ClusterSize)
+			whole := off%ClusterSize == 0 && (next%ClusterSize == 0 || next == size)
+			if state == Zero && whole {
+				cur.state[c] = Zero
+			} else {
+				cur.state[c] = Data
+			}
+			off = next
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if lw.progress != nil {
+		lw.progress(size - reported)
+	}
+	return flush()
+}
+
+// deal reads one block and finds what of it has to be stored.
+func (lw *layerWriter) deal(wk *work, enc *zstd.Encoder, buf, under []byte) error {
+	off := wk.block * BlockSize
+	clear(buf)
+	if wk.state != [perBlock]ExtentState{Zero, Zero, Zero, Zero, Zero, Zero, Zero, Zero} {
+		n := min(BlockSize, lw.src.Size()-off)
+		if got, err := lw.src.ReadAt(buf[:n], off); err != nil && !(errors.Is(err, io.EOF) && int64(got) == n) {
+			return fmt.Errorf("reading the disk at %d: %w", off, err)
+		}
+	}
+	if !isZero(buf) {
+		wk.sum = sha256.Sum256(buf)
+	}
+	if lw.parent != nil {
+		if lw.parent.Blocks.raw(wk.block) == wk.sum {
+			return nil
+		}
+		if err := readPadded(lw.parent.Image, under, off); err != nil {
+			return fmt.Errorf("reading the parent at %d: %w", off, err)
+		}
+	}
+	for c := range perBlock {
+		at := off + int64(c)*ClusterSize
+		if at >= lw.src.Size() {
+			break
+		}
+		data := buf[c*ClusterSize : (c+1)*ClusterSize]
+		a := alloc{cluster: uint32(at / ClusterSize)}
+		zero := isZero(data)
+		switch {
+		case lw.parent == nil && zero, lw.parent != nil && bytes.Equal(data, under[c*ClusterSize:(c+1)*ClusterSize]):
+			continue
+		case zero:
+			a.packed = allocZero
+			wk.allocs = append(wk.allocs, a)
+			continue
+		}
+		packed := enc.EncodeAll(data, nil)
+		if len(packed) >= allocPlain {
+			packed, a.packed = bytes.Clone(data), allocPlain
+		} else {
+			a.packed = uint16(len(packed))
+		}
+		wk.allocs, wk.data = append(wk.allocs, a), append(wk.data, packed)
+	}
+	return nil
+}
+
+// readPadded fills p; what lies beyond the end of the image is zeros.
+func readPadded(img *Image, p []byte, off int64) error {
+	n, err := img.ReadAt(p, off)
+	if errors.Is(err, io.EOF) {
+		clear(p[n:])
+		return nil
+	}
+	return err
+}
+
+var zeros [4096]byte //nolint:gochecknoglobals // never written
+
+func isZero(b []byte) bool {
+	for len(b) > len(zeros) {
+		if !bytes.Equal(b[:len(zeros)], zeros[:]) {
+			return false
+		}
+		b = b[len(zeros):]
+	}
+	return bytes.Equal(b, zeros[:len(b)])
+}

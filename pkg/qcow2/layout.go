@@ -1,0 +1,277 @@
+package qcow2
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/kamivm/kami/pkg/digest"
+)
+
+// alloc is one cluster that a layer stores.
+type alloc struct {
+	cluster uint32 // guest cluster
+	packed  uint16 // compressed length in bytes, or one of:
+}
+
+const (
+	allocZero  = 0      // reads as zeros, over a parent that does not
+	allocPlain = 0xffff // stored as it is
+)
+
+// stage collects stored clusters in guest order until the tables' size is known.
+type stage struct {
+	f      *os.File
+	w      *bufio.Writer
+	at     int64 // of the next byte, relative to the start of the data
+	allocs []alloc
+}
+
+func newStage(beside *os.File) (*stage, error) {
+	f, err := os.CreateTemp(filepath.Dir(beside.Name()), ".stage-*")
+	if err != nil {
+		return nil, fmt.Errorf("staging a layer: %w", err)
+	}
+	if err := os.Remove(f.Name()); err != nil { // gone with the process
+		f.Close()
+		return nil, fmt.Errorf("staging a layer: %w", err)
+	}
+	return &stage{f: f, w: bufio.NewWriterSize(f, 1<<20)}, nil
+}
+
+func (s *stage) close()       { s.f.Close() }
+func (s *stage) flush() error { return s.w.Flush() }
+
+func (s *stage) add(allocs []alloc, data [][]byte) error {
+	for _, a := range allocs {
+		s.allocs = append(s.allocs, a)
+		if a.packed == allocZero {
+			continue
+		}
+		if a.packed == allocPlain {
+			pad := -s.at & (ClusterSize - 1)
+			for n := pad; n > 0; n -= min(n, int64(len(zeros))) {
+				if _, err := s.w.Write(zeros[:min(n, int64(len(zeros)))]); err != nil {
+					return fmt.Errorf("staging a layer: %w", err)
+				}
+			}
+			s.at += pad
+		}
+		if _, err := s.w.Write(data[0]); err != nil {
+			return fmt.Errorf("staging a layer: %w", err)
+		}
+		s.at += int64(len(data[0]))
+		data = data[1:]
+	}
+	return nil
+}
+
+// place calls fn with each stored cluster and where its data lies, relative to
+// the start of the data.
+func (s *stage) place(fn func(a alloc, at, n int64)) {
+	at := int64(0)
+	for _, a := range s.allocs {
+		switch a.packed {
+		case allocZero:
+			fn(a, 0, 0)
+			continue
+		case allocPlain:
+			at += -at & (ClusterSize - 1)
+			fn(a, at, ClusterSize)
+			at += ClusterSize
+		default:
+			fn(a, at, int64(a.packed))
+			at += int64(a.packed)
+		}
+	}
+}
+
+// geometry is where the parts of a layer lie, in clusters.
+type geometry struct {
+	refTable, refTables int64
+	refBlock, refBlocks int64
+	l1, l1Clusters      int64
+	l2, l2Tables        int64
+	data, dataClusters  int64
+	l1Entries           int64
+	total               int64
+}
+
+const (
+	l2Entries      = ClusterSize / 8
+	refsPerBlock   = ClusterSize / 2
+	refBlocksTable = ClusterSize / 8
+)
+
+func (s *stage) geometry(size int64) geometry {
+	g := geometry{l1Entries: (size + l2Entries*ClusterSize - 1) / (l2Entries * ClusterSize)}
+	g.l1Clusters = (g.l1Entries*8 + ClusterSize - 1) / ClusterSize
+	last := int64(-1)
+	for _, a := range s.allocs {
+		if t := int64(a.cluster) / l2Entries; t != last {
+			g.l2Tables++
+			last = t
+		}
+	}
+	g.dataClusters = (s.at + ClusterSize - 1) / ClusterSize
+	// The refcounts count themselves, so their size is found by trying.
+	for g.refTables, g.refBlocks = 1, 1; ; {
+		g.total = 1 + g.refTables + g.refBlocks + g.l1Clusters + g.l2Tables + g.dataClusters
+		blocks := (g.total + refsPerBlock - 1) / refsPerBlock
+		tables := (blocks + refBlocksTable - 1) / refBlocksTable
+		if blocks == g.refBlocks && tables == g.refTables {
+			break
+		}
+		g.refBlocks, g.refTables = blocks, tables
+	}
+	g.refTable = 1
+	g.refBlock = g.refTable + g.refTables
+	g.l1 = g.refBlock + g.refBlocks
+	g.l2 = g.l1 + g.l1Clusters
+	g.data = g.l2 + g.l2Tables
+	return g
+}
+
+// layOut writes the layer's file and returns its digest and size.
+func (s *stage) layOut(ctx context.Context, w *os.File, size int64, backing string) (digest.Digest, int64, error) {
+	g := s.geometry(size)
+	h := sha256.New()
+	out := bufio.NewWriterSize(io.MultiWriter(w, h), 1<<20)
+	write := func(b []byte) error {
+		_, err := out.Write(b)
+		return err
+	}
+	head, err := header(size, g, backing, compressionZstd, nil)
+	if err != nil {
+		return "", 0, err
+	}
+	table := make([]byte, g.refTables*ClusterSize)
+	for i := range g.refBlocks {
+		binary.BigEndian.PutUint64(table[i*8:], uint64((g.refBlock+i)*ClusterSize))
+	}
+	l1, l2 := s.tables(g)
+	for _, part := range [][]byte{head, table, s.refcounts(g), l1, l2} {
+		if err := write(part); err != nil {
+			return "", 0, fmt.Errorf("writing a layer: %w", err)
+		}
+	}
+	if _, err := s.f.Seek(0, io.SeekStart); err != nil {
+		return "", 0, err
+	}
+	buf := make([]byte, 1<<20)
+	for {
+		if err := ctx.Err(); err != nil {
+			return "", 0, err
+		}
+		n, err := s.f.Read(buf)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return "", 0, fmt.Errorf("reading a staged layer: %w", err)
+		}
+		if err := write(buf[:n]); err != nil {
+			return "", 0, fmt.Errorf("writing a layer: %w", err)
+		}
+	}
+	if err := write(make([]byte, -s.at&(ClusterSize-1))); err != nil {
+		return "", 0, fmt.Errorf("writing a layer: %w", err)
+	}
+	if err := out.Flush(); err != nil {
+		return "", 0, fmt.Errorf("writing a layer: %w", err)
+	}
+	return digest.FromSum([sha256.Size]byte(h.Sum(nil))), g.total * ClusterSize, nil
+}
+
+// tables makes the L1 table and the L2 tables that are not empty.
+func (s *stage) tables(g geometry) (l1, l2 []byte) {
+	l1, l2 = make([]byte, g.l1Clusters*ClusterSize), make([]byte, g.l2Tables*ClusterSize)
+	next, last := int64(-1), int64(-1)
+	s.place(func(a alloc, at, n int64) {
+		if t := int64(a.cluster) / l2Entries; t != last {
+			next, last = next+1, t
+			binary.BigEndian.PutUint64(l1[t*8:], uint64((g.l2+next)*ClusterSize)|entryCopied)
+		}
+		host := uint64(g.data*ClusterSize + at)
+		var entry uint64
+		switch a.packed {
+		case allocZero:
+			entry = entryZero
+		case allocPlain:
+			entry = host | entryCopied
+		default:
+			sectors := (host+uint64(n)-1)>>9 - host>>9
+			entry = host | sectors<<(62-(clusterBits-8)) | entryCompressed
+		}
+		binary.BigEndian.PutUint64(l2[(next*l2Entries+int64(a.cluster)%l2Entries)*8:], entry)
+	})
+	return l1, l2
+}
+
+// refcounts makes the refcount blocks: one for each cluster of tables and plain
+// data, and for compressed data as many as lie in the cluster, also in part.
+func (s *stage) refcounts(g geometry) []byte {
+	refs := make([]byte, g.refBlocks*ClusterSize)
+	add := func(c int64) {
+		binary.BigEndian.PutUint16(refs[c*2:], binary.BigEndian.Uint16(refs[c*2:])+1)
+	}
+	for c := range g.data {
+		add(c)
+	}
+	s.place(func(a alloc, at, n int64) {
+		if n == 0 {
+			return
+		}
+		for c := at / ClusterSize; c <= (at+n-1)/ClusterSize; c++ {
+			add(g.data + c)
+		}
+	})
+	return refs
+}
+
+// header makes the first cluster.
+func header(size int64, g geometry, backing string, compression byte, extensions []byte) ([]byte, error) {
+	if len(backing) > maxNameLen {
+		return nil, fmt.Errorf("%w: a backing name of %d bytes", ErrUnsupported, len(backing))
+	}
+	b := make([]byte, ClusterSize)
+	be := binary.BigEndian
+	be.PutUint32(b[0:], magic)
+	be.PutUint32(b[4:], 3)
+	be.PutUint32(b[20:], clusterBits)
+	be.PutUint64(b[24:], uint64(size))
+	be.PutUint32(b[36:], uint32(g.l1Entries))
+	be.PutUint64(b[40:], uint64(g.l1*ClusterSize))
+	be.PutUint64(b[48:], uint64(g.refTable*ClusterSize))
+	be.PutUint32(b[56:], uint32(g.refTables))
+	if compression != compressionZlib {
+		be.PutUint64(b[72:], incompatCompression)
+	}
+	be.PutUint32(b[96:], 4) // refcounts of 16 bits
+	be.PutUint32(b[100:], headerSize)
+	b[104] = compression
+	at := headerSize
+	if backing != "" {
+		format := "qcow2"
+		be.PutUint32(b[at:], extBackingFormat)
+		be.PutUint32(b[at+4:], uint32(len(format)))
+		copy(b[at+8:], format)
+		at += 16
+	}
+	if len(extensions) > 0 {
+		be.PutUint64(b[88:], autoclearBitmaps)
+		at += copy(b[at:], extensions)
+	}
+	at += 8 // the end of the extensions: zeros
+	if backing != "" {
+		be.PutUint64(b[8:], uint64(at))
+		be.PutUint32(b[16:], uint32(len(backing)))
+		copy(b[at:], backing)
+	}
+	return b, nil
+}
