@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
@@ -294,4 +295,36 @@ func isZero(b []byte) bool {
 		b = b[len(zeros):]
 	}
 	return bytes.Equal(b, zeros[:len(b)])
+}
+
+// HashBlocks reads a whole source, zeros aside, and returns its block digests.
+func HashBlocks(ctx context.Context, src Source) (*Blocks, error) {
+	blocks := NewBlocks(src.Size())
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	last := int64(-1)
+	err := src.Extents(ctx, 0, src.Size(), func(off, length int64, state ExtentState) error {
+		if state == Zero {
+			return nil
+		}
+		for i := max(off/BlockSize, last+1); i*BlockSize < off+length; i++ {
+			last = i
+			g.Go(func() error {
+				buf := make([]byte, BlockSize)
+				if n, err := src.ReadAt(buf, i*BlockSize); err != nil && !errors.Is(err, io.EOF) {
+					return fmt.Errorf("reading the disk at %d: %w", i*BlockSize+int64(n), err)
+				}
+				if isZero(buf) {
+					return nil
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				blocks.set(i, sha256.Sum256(buf))
+				return nil
+			})
+		}
+		return ctx.Err()
+	})
+	return blocks, errors.Join(err, g.Wait())
 }

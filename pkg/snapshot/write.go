@@ -1,0 +1,164 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/digest"
+	"github.com/kamivm/kami/pkg/internal/durable"
+	"github.com/kamivm/kami/pkg/qcow2"
+)
+
+// WriteLayer writes src as a layer over parent ("" for none) and returns it when
+// it is durable. A layer that is there already is not written again. Past
+// MaxDepth the layer is written whole instead. It returns ErrNoSpace on a full
+// disk; a failure leaves nothing behind.
+func (s *Store) WriteLayer(ctx context.Context, src qcow2.Source, parent digest.Digest, step ami.Step) (Layer, error) {
+	if err := s.checkFree(); err != nil {
+		return Layer{}, err
+	}
+	scratch, err := durable.NewScratch(s.tmp(), "layer")
+	if err != nil {
+		return Layer{}, noSpace(err)
+	}
+	defer scratch.Close()
+	p, depth, err := s.parent(ctx, parent)
+	if err != nil {
+		return Layer{}, err
+	}
+	if p != nil {
+		defer p.Image.Close()
+	} else if img, ok := src.(*qcow2.Image); ok {
+		src = qcow2.Flatten(img) // a layer without a parent holds all
+	}
+	work := scratch.Path("layer.qcow2")
+	f, err := os.OpenFile(work, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return Layer{}, noSpace(err)
+	}
+	defer f.Close()
+	res, err := qcow2.WriteLayer(ctx, f, src, p, step.Add)
+	if err != nil {
+		return Layer{}, noSpace(fmt.Errorf("writing layer: %w", err))
+	}
+	durable.Step("layer.written")
+	l := Layer{
+		Digest: res.Layer, Content: res.Content, Size: src.Size(), FileSize: res.FileSize,
+		Depth: depth + 1, Created: time.Now(),
+	}
+	if p != nil {
+		l.Parent = p.Layer
+	}
+	if err := s.place(f, work, l.Digest, res.Blocks); err != nil {
+		return Layer{}, noSpace(err)
+	}
+	return l, nil
+}
+
+// place gives a written layer its name, its block list first.
+func (s *Store) place(f *os.File, work string, d digest.Digest, blocks *qcow2.Blocks) error {
+	if _, err := os.Stat(s.layerPath(d)); err == nil {
+		return nil
+	}
+	if err := f.Chmod(0o444); err != nil {
+		return err
+	}
+	if err := s.writeBlocks(d, blocks); err != nil {
+		return err
+	}
+	durable.Step("layer.blocks")
+	return durable.Rename(work, s.layerPath(d))
+}
+
+func (s *Store) writeBlocks(d digest.Digest, blocks *qcow2.Blocks) error {
+	b, err := blocks.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(s.blocksPath(d), 0o444, func(f *os.File) error {
+		_, err := f.Write(b)
+		return err
+	})
+}
+
+// parent opens the layer to stand on; none when that would make too long a chain.
+func (s *Store) parent(ctx context.Context, d digest.Digest) (*qcow2.Parent, int, error) {
+	if d == "" {
+		return nil, 0, nil
+	}
+	l, err := s.Layer(d)
+	if err != nil {
+		return nil, 0, fmt.Errorf("parent layer: %w", err)
+	}
+	if l.Depth >= MaxDepth {
+		return nil, 0, nil
+	}
+	blocks, err := s.Blocks(ctx, d)
+	if err != nil {
+		return nil, 0, fmt.Errorf("parent layer: %w", err)
+	}
+	img, err := s.OpenLayer(d)
+	if err != nil {
+		return nil, 0, fmt.Errorf("parent layer: %w", err)
+	}
+	return &qcow2.Parent{Image: img, Layer: d, Blocks: blocks}, l.Depth, nil
+}
+
+// Blocks returns the block digests of a layer; where their list is missing or
+// damaged it is made again from the layer.
+func (s *Store) Blocks(ctx context.Context, d digest.Digest) (*qcow2.Blocks, error) {
+	blocks := &qcow2.Blocks{}
+	b, err := os.ReadFile(s.blocksPath(d))
+	if err == nil {
+		if err = blocks.UnmarshalBinary(b); err == nil {
+			return blocks, nil
+		}
+	}
+	if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, qcow2.ErrCorrupt) {
+		return nil, err
+	}
+	if blocks, err = s.hashBlocks(ctx, d); err != nil {
+		return nil, err
+	}
+	return blocks, s.writeBlocks(d, blocks)
+}
+
+func (s *Store) hashBlocks(ctx context.Context, d digest.Digest) (*qcow2.Blocks, error) {
+	img, err := s.OpenLayer(d)
+	if err != nil {
+		return nil, err
+	}
+	defer img.Close()
+	return qcow2.HashBlocks(ctx, qcow2.Flatten(img))
+}
+
+// Layers describes all layers. One that is damaged is listed with what is known.
+func (s *Store) Layers(ctx context.Context) ([]Layer, error) {
+	names, err := filepath.Glob(filepath.Join(s.root, "layers", "*.qcow2"))
+	if err != nil {
+		return nil, err
+	}
+	var out []Layer
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		d, err := digest.Parse(filepath.Base(name[:len(name)-len(".qcow2")]))
+		if err != nil {
+			continue // not ours
+		}
+		l, err := s.Layer(d)
+		if err != nil {
+			if st, serr := os.Stat(name); serr == nil {
+				l.FileSize, l.Created = st.Size(), st.ModTime()
+			}
+		}
+		out = append(out, l)
+	}
+	return out, nil
+}
