@@ -1,0 +1,210 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kamivm/kami/pkg/ami"
+)
+
+// crashSteps runs a command once to the end and returns the durable steps that
+// it came by, as KAMI_CRASH_AT wants them: name, or name#N for the N-th time.
+func crashSteps(t *testing.T, h *house, args ...string) []string {
+	t.Helper()
+	list := filepath.Join(t.TempDir(), "steps")
+	one := *h
+	one.env = append(slices.Clone(h.env), "KAMI_CRASH_LIST="+list)
+	one.kami(t, args...)
+	b, err := os.ReadFile(list)
+	if err != nil {
+		t.Fatalf("the crash binary lists no steps: %v", err)
+	}
+	seen := map[string]int{}
+	var steps []string
+	for _, name := range lines(string(b)) {
+		seen[name]++
+		if n := seen[name]; n == 1 {
+			steps = append(steps, name)
+		} else {
+			steps = append(steps, fmt.Sprintf("%s#%d", name, n))
+		}
+	}
+	if len(steps) == 0 {
+		t.Fatalf("kami %s comes by no durable step", strings.Join(args, " "))
+	}
+	return steps
+}
+
+// crashAt runs a command that has to be killed at a step.
+func crashAt(t *testing.T, h *house, step string, args ...string) {
+	t.Helper()
+	one := *h
+	one.env = append(slices.Clone(h.env), "KAMI_CRASH_AT="+step)
+	if r := one.try(args...); r.code != -1 {
+		t.Fatalf("kami %s was not killed at %s: exit status %d\n%s", strings.Join(args, " "), step, r.code, r.stderr)
+	}
+}
+
+// wholeAgain checks that the next command finds a house in order: all that the
+// listings name is complete, and no file is there that nothing names.
+func wholeAgain(t *testing.T, h *house, after string) {
+	t.Helper()
+	for _, id := range lines(h.kami(t, "image", "list", "-o", "id")) {
+		if got := show[ami.Image](t, h, "image", id).State; got != ami.ImageAvailable && got != ami.ImageFailed {
+			t.Errorf("after %s: image %s is %s", after, id, got)
+		}
+	}
+	for _, id := range lines(h.kami(t, "snapshot", "list", "-o", "id")) {
+		s := show[ami.Snapshot](t, h, "snapshot", id)
+		if s.State != ami.SnapshotCompleted && s.State != ami.SnapshotError {
+			t.Errorf("after %s: snapshot %s is %s", after, id, s.State)
+		}
+	}
+	h.kami(t, "store", "gc")
+	h.kami(t, "store", "verify")
+	for _, name := range h.files(t, "tmp") {
+		if !strings.HasSuffix(name, ".lock") {
+			t.Errorf("after %s: tmp has %s", after, name)
+		}
+	}
+	volumes := lines(h.kami(t, "volume", "list", "-o", "id"))
+	for _, name := range h.files(t, "volumes") {
+		if id := strings.TrimSuffix(name, ".qcow2"); !slices.Contains(volumes, id) {
+			t.Errorf("after %s: volumes has %s, which nothing names", after, name)
+		}
+	}
+	for _, name := range h.files(t, "instances") {
+		if !slices.Contains(h.leftGuests(), name) {
+			t.Errorf("after %s: instances has %s, which is not there", after, name)
+		}
+	}
+	running := qemuOf(h)
+	for _, id := range running {
+		if !slices.Contains(h.leftGuests(), id) {
+			t.Errorf("after %s: a guest of %s runs, which no record names", after, id)
+		}
+	}
+}
+
+// qemuOf are the instances of a home whose QEMU process lives.
+func qemuOf(h *house) []string {
+	out, _ := exec.Command("pgrep", "-a", "-f", "qemu-system.*"+h.home+"/").Output()
+	var ids []string
+	for _, line := range strings.Split(string(out), "\n") {
+		if _, rest, ok := strings.Cut(line, h.home+"/regions/local-1/instances/"); ok {
+			id, _, _ := strings.Cut(rest, "/")
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// TestKilledAtEveryStep kills kami at each durable step of import, launch,
+// create-image and terminate, and sees that the next command puts all in order
+// and that the work can then be done.
+func TestKilledAtEveryStep(t *testing.T) {
+	t.Parallel()
+	bin, err := crashBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHouse(bin, filepath.Join(base, "crash"))
+	plain := newHouse(shared.bin, h.home)
+	disk := filepath.Join(t.TempDir(), "sector.raw")
+	must(t, os.WriteFile(disk, bootSector(), 0o644))
+	must(t, os.Truncate(disk, 1<<20))
+
+	t.Run("import", func(t *testing.T) {
+		steps := crashSteps(t, h, "import", disk, "--name", "sector")
+		t.Logf("steps: %s", steps)
+		for i, step := range steps {
+			// Other bytes each time, so that a new layer has to be written.
+			other := filepath.Join(t.TempDir(), fmt.Sprintf("other-%d.raw", i))
+			must(t, os.WriteFile(other, bootSector(), 0o644))
+			f, err := os.OpenFile(other, os.O_WRONLY, 0)
+			must(t, err)
+			_, err = f.WriteAt([]byte(step), 1<<19)
+			must(t, err)
+			must(t, f.Truncate(1<<20))
+			must(t, f.Close())
+			name := fmt.Sprintf("import-%d", i)
+			crashAt(t, h, step, "import", other, "--name", name)
+			wholeAgain(t, plain, "import killed at "+step)
+			again(t, plain, name, "import", other, "--name", name)
+		}
+	})
+
+	t.Run("launch", func(t *testing.T) {
+		args := []string{"launch", "sector", "--wait", "running"}
+		steps := crashSteps(t, h, args...)
+		t.Logf("steps: %s", steps)
+		for _, step := range steps {
+			crashAt(t, h, step, args...)
+			wholeAgain(t, plain, "launch killed at "+step)
+			terminateAll(t, plain)
+		}
+		terminateAll(t, plain)
+	})
+
+	t.Run("image create", func(t *testing.T) {
+		id := plain.launch(t, "sector", "--wait", "running")
+		plain.waitConsole(t, id, bootLine, 30*time.Second)
+		steps := crashSteps(t, h, "image", "create", id, "--name", "running", "--no-reboot")
+		t.Logf("steps: %s", steps)
+		for i, step := range steps {
+			name := fmt.Sprintf("running-%d", i)
+			args := []string{"image", "create", id, "--name", name, "--no-reboot"}
+			crashAt(t, h, step, args...)
+			wholeAgain(t, plain, "image create --no-reboot killed at "+step)
+			again(t, plain, name, args...)
+		}
+		plain.kami(t, "instance", "stop", "--force", id)
+		steps = crashSteps(t, h, "image", "create", id, "--name", "stopped")
+		t.Logf("steps: %s", steps)
+		for i, step := range steps {
+			name := fmt.Sprintf("stopped-%d", i)
+			args := []string{"image", "create", id, "--name", name}
+			crashAt(t, h, step, args...)
+			wholeAgain(t, plain, "image create of a stopped instance killed at "+step)
+			again(t, plain, name, args...)
+		}
+		plain.kami(t, "instance", "start", id)
+		eventually(t, 30*time.Second, "the guest boots after all that", func() bool {
+			return strings.Count(plain.console(id), bootLine) >= 2
+		})
+	})
+
+	t.Run("terminate", func(t *testing.T) {
+		id := plain.launch(t, "sector", "--wait", "running")
+		steps := crashSteps(t, h, "instance", "terminate", id)
+		t.Logf("steps: %s", steps)
+		for _, step := range steps {
+			id := plain.launch(t, "sector", "--wait", "running")
+			crashAt(t, h, step, "instance", "terminate", id)
+			plain.kami(t, "instance", "terminate", id)
+			wholeAgain(t, plain, "terminate killed at "+step)
+		}
+	})
+}
+
+// again does the work that was killed, unless it had got as far as its commit.
+func again(t *testing.T, h *house, name string, args ...string) {
+	t.Helper()
+	if h.kami(t, "image", "list", "--filter", "name="+name, "--filter", "state=available", "-o", "id") != "" {
+		return
+	}
+	h.kami(t, args...)
+}
+
+func terminateAll(t *testing.T, h *house) {
+	t.Helper()
+	if left := h.leftGuests(); len(left) > 0 {
+		h.kami(t, append([]string{"instance", "terminate"}, left...)...)
+	}
+}

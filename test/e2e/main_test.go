@@ -1,0 +1,102 @@
+// Package e2e boots real guests through the kami binary and reads what they say
+// over ssh and on their consoles, never only what kami says. One binary, one
+// home and one built image are shared by all tests; each test terminates the
+// guests that it launched.
+//
+// Guests run over qemu:///session, emulated or with KVM as the host allows, so
+// the tests need no service. The few parts that need root (making a user, a
+// libvirtd of their own) say so when they are skipped.
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+const session = "qemu:///session"
+
+// base is a directory that every user can pass through; the repository may not be.
+var base string
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	var err error
+	base, err = os.MkdirTemp("/tmp", "kami-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(base)
+	if err := prepare(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := m.Run()
+	// A test that failed half way may have left a guest; nothing outlives us.
+	if left := shared.leftGuests(); len(left) > 0 {
+		fmt.Fprintln(os.Stderr, "e2e: guests left running:", left)
+		shared.try(append([]string{"instance", "terminate"}, left...)...)
+		code = max(code, 1)
+	}
+	return code
+}
+
+// prepare builds the binary and copies the recipes to where all users can read.
+func prepare() error {
+	if err := os.Chmod(base, 0o755); err != nil {
+		return err
+	}
+	if err := compile(filepath.Join(base, "kami"), "libvirt_dlopen"); err != nil {
+		return err
+	}
+	if err := os.CopyFS(filepath.Join(base, "images"), os.DirFS("../../images")); err != nil {
+		return fmt.Errorf("copying the recipes: %w", err)
+	}
+	if out, err := exec.Command("chmod", "-R", "go+rX", filepath.Join(base, "images"), filepath.Join(base, "kami")).CombinedOutput(); err != nil {
+		return fmt.Errorf("chmod: %w: %s", err, out)
+	}
+	// The scripts of a recipe keep their execute bits, which CopyFS may lose.
+	if out, err := exec.Command("cp", "-a", "../../images/.", filepath.Join(base, "images")).CombinedOutput(); err != nil {
+		return fmt.Errorf("cp: %w: %s", err, out)
+	}
+	shared = newHouse(filepath.Join(base, "kami"), filepath.Join(base, "home"))
+	return nil
+}
+
+func compile(out, tags string) error {
+	cmd := exec.Command("go", "build", "-tags", tags, "-trimpath", "-buildvcs=false", "-o", out, "../../cmd/kami")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building kami: %w\n%s", err, text)
+	}
+	return nil
+}
+
+// crashBinary is kami with the crash-test hook compiled in.
+var crashBinary = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(base, "kami-crash")
+	return path, compile(path, "libvirt_dlopen,kamicrash")
+})
+
+// recipeDir is where the copy of a recipe is.
+func recipeDir(name string) string { return filepath.Join(base, "images", name) }
+
+// requireRoot skips what only root can arrange.
+func requireRoot(t *testing.T, why string) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skipf("needs root: %s", why)
+	}
+}
+
+func lines(s string) []string {
+	return strings.Fields(strings.TrimSpace(s))
+}
