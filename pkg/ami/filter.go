@@ -1,0 +1,218 @@
+package ami
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Match says whether s fits EC2's pattern: * is any text, ? any one character,
+// and a backslash takes the next character as it is.
+func Match(pattern, s string) bool {
+	p, t := []rune(pattern), []rune(s)
+	star, mark := -1, 0
+	i, j := 0, 0
+	for j < len(t) {
+		switch {
+		case i < len(p) && p[i] == '*':
+			star, mark = i, j
+			i++
+			continue
+		case i < len(p) && p[i] == '?':
+			i, j = i+1, j+1
+			continue
+		case i+1 < len(p) && p[i] == '\\' && p[i+1] == t[j]:
+			i, j = i+2, j+1
+			continue
+		case i < len(p) && p[i] != '\\' && p[i] == t[j]:
+			i, j = i+1, j+1
+			continue
+		}
+		if star < 0 {
+			return false
+		}
+		mark++
+		i, j = star+1, mark
+	}
+	for i < len(p) && p[i] == '*' {
+		i++
+	}
+	return i == len(p)
+}
+
+// match says whether any field fits any value.
+func match(values []string, fields ...string) (bool, error) {
+	return slices.ContainsFunc(fields, func(f string) bool {
+		return slices.ContainsFunc(values, func(v string) bool { return Match(v, f) })
+	}), nil
+}
+
+// matchTags deals with the filters that every noun has; ok says whether name is one.
+func matchTags(tags []Tag, name string, values []string) (m, ok bool) {
+	if name == "tag-key" {
+		for _, t := range tags {
+			if m, _ := match(values, t.Key); m {
+				return true, true
+			}
+		}
+		return false, true
+	}
+	key, ok := strings.CutPrefix(name, "tag:")
+	if !ok {
+		return false, false
+	}
+	for _, t := range tags {
+		if m, _ := match(values, t.Value); m && t.Key == key {
+			return true, true
+		}
+	}
+	return false, true
+}
+
+func unknownFilter(name string) error {
+	return Errorf(CodeInvalidFilter, "The filter '%s' is invalid", name)
+}
+
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
+
+// mappingFields collects one field of every entry of a mapping.
+func mappingFields(mapping []BlockDeviceMapping, field string) ([]string, bool) {
+	known := map[string]func(BlockDeviceMapping) string{
+		"device-name": func(m BlockDeviceMapping) string { return m.DeviceName },
+		"snapshot-id": func(m BlockDeviceMapping) string { return string(m.ebs().SnapshotID) },
+		"volume-type": func(m BlockDeviceMapping) string { return m.ebs().VolumeType },
+		"volume-size": func(m BlockDeviceMapping) string { return text(m.ebs().VolumeSize) },
+		"delete-on-termination": func(m BlockDeviceMapping) string {
+			return truth(m.ebs().DeleteOnTermination)
+		},
+		"encrypted": func(m BlockDeviceMapping) string { return truth(m.ebs().Encrypted) },
+	}
+	get, ok := known[field]
+	if !ok {
+		return nil, false
+	}
+	var out []string
+	for _, m := range mapping {
+		out = append(out, get(m))
+	}
+	return out, true
+}
+
+func (m BlockDeviceMapping) ebs() EBSBlockDevice {
+	if m.Ebs == nil {
+		return EBSBlockDevice{}
+	}
+	return *m.Ebs
+}
+
+func text(n *int64) string {
+	if n == nil {
+		return ""
+	}
+	return strconv.FormatInt(*n, 10)
+}
+
+func truth(b *bool) string { return strconv.FormatBool(b != nil && *b) }
+
+// MatchImage says whether an image passes one of DescribeImages' filters. It
+// returns InvalidFilter for a name that is none.
+func MatchImage(i Image, name string, values []string) (bool, error) {
+	if m, ok := matchTags(i.Tags, name, values); ok {
+		return m, nil
+	}
+	if field, ok := strings.CutPrefix(name, "block-device-mapping."); ok {
+		if fields, ok := mappingFields(i.BlockDeviceMappings, field); ok {
+			return match(values, fields...)
+		}
+		return false, unknownFilter(name)
+	}
+	reason := StateReason{}
+	if i.StateReason != nil {
+		reason = *i.StateReason
+	}
+	fields := map[string]string{
+		"architecture": string(i.Architecture), "creation-date": stamp(i.CreationDate), "description": i.Description,
+		"hypervisor": i.Hypervisor, "image-id": string(i.ImageID), "image-type": i.ImageType,
+		"is-public": strconv.FormatBool(i.Public), "manifest-location": i.ImageLocation, "name": i.Name,
+		"owner-id": i.OwnerID, "root-device-name": i.RootDeviceName, "root-device-type": i.RootDeviceType,
+		"source-image-id": string(i.SourceImageID), "source-instance-id": string(i.SourceInstanceID),
+		"state": string(i.State), "state-reason-code": reason.Code, "state-reason-message": reason.Message,
+		"virtualization-type": i.VirtualizationType, "boot-mode": string(i.BootMode),
+	}
+	return lookUp(fields, name, values)
+}
+
+func lookUp(fields map[string]string, name string, values []string) (bool, error) {
+	f, ok := fields[name]
+	if !ok {
+		return false, unknownFilter(name)
+	}
+	return match(values, f)
+}
+
+// MatchSnapshot is MatchImage for snapshots.
+func MatchSnapshot(s Snapshot, name string, values []string) (bool, error) {
+	if m, ok := matchTags(s.Tags, name, values); ok {
+		return m, nil
+	}
+	return lookUp(map[string]string{
+		"description": s.Description, "encrypted": strconv.FormatBool(s.Encrypted), "owner-id": s.OwnerID,
+		"progress": s.Progress, "snapshot-id": string(s.SnapshotID), "start-time": stamp(s.StartTime),
+		"status": string(s.State), "volume-id": string(s.VolumeID), "volume-size": strconv.FormatInt(s.VolumeSize, 10),
+	}, name, values)
+}
+
+// MatchVolume is MatchImage for volumes.
+func MatchVolume(v Volume, name string, values []string) (bool, error) {
+	if m, ok := matchTags(v.Tags, name, values); ok {
+		return m, nil
+	}
+	a := VolumeAttachment{}
+	if len(v.Attachments) > 0 {
+		a = v.Attachments[0]
+	}
+	return lookUp(map[string]string{
+		"attachment.device": a.Device, "attachment.instance-id": string(a.InstanceID), "attachment.status": a.State,
+		"attachment.delete-on-termination": strconv.FormatBool(a.DeleteOnTermination),
+		"create-time":                      stamp(v.CreateTime), "encrypted": strconv.FormatBool(v.Encrypted),
+		"size": strconv.FormatInt(v.Size, 10), "snapshot-id": string(v.SnapshotID), "status": string(v.State),
+		"volume-id": string(v.VolumeID), "volume-type": v.VolumeType,
+	}, name, values)
+}
+
+// MatchInstance is MatchImage for instances.
+func MatchInstance(i Instance, name string, values []string) (bool, error) {
+	if m, ok := matchTags(i.Tags, name, values); ok {
+		return m, nil
+	}
+	if name == "block-device-mapping.volume-id" || name == "block-device-mapping.device-name" {
+		var fields []string
+		for _, bd := range i.BlockDeviceMappings {
+			if name == "block-device-mapping.volume-id" {
+				fields = append(fields, string(bd.Ebs.VolumeID))
+			} else {
+				fields = append(fields, bd.DeviceName)
+			}
+		}
+		return match(values, fields...)
+	}
+	return lookUp(map[string]string{
+		"architecture": string(i.Architecture), "image-id": string(i.ImageID), "instance-id": string(i.InstanceID),
+		"instance-state-name": string(i.State.Name), "instance-state-code": strconv.Itoa(i.State.Code),
+		"instance-type": i.InstanceType, "key-name": i.KeyName, "launch-time": stamp(i.LaunchTime),
+		"launch-index": strconv.Itoa(i.AmiLaunchIndex), "owner-id": i.OwnerID, "private-ip-address": i.PrivateIPAddress,
+		"reservation-id": string(i.ReservationID), "root-device-name": i.RootDeviceName,
+		"root-device-type": i.RootDeviceType, "virtualization-type": i.VirtualizationType, "boot-mode": string(i.BootMode),
+	}, name, values)
+}
+
+// MatchKeyPair is MatchImage for key pairs.
+func MatchKeyPair(k KeyPair, name string, values []string) (bool, error) {
+	if m, ok := matchTags(k.Tags, name, values); ok {
+		return m, nil
+	}
+	return lookUp(map[string]string{
+		"fingerprint": k.KeyFingerprint, "key-name": k.KeyName, "key-pair-id": string(k.KeyPairID),
+	}, name, values)
+}

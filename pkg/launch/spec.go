@@ -1,0 +1,97 @@
+package launch
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/google/uuid"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/machine"
+)
+
+// Plan is an instance and where its parts lie on this host. Paths are absolute.
+type Plan struct {
+	Instance   ami.Instance
+	Disks      []Disk // root first
+	Seed       string
+	NVRAM      string // for UEFI
+	ConsoleLog string
+	Accel      machine.Accel
+	SSHPort    int // on 127.0.0.1, with user networking
+}
+
+// Disk is a volume behind a device name.
+type Disk struct {
+	Device   string
+	VolumeID ami.VolumeID
+	Path     string
+	Backing  []string // nearest first
+}
+
+// BuildSpec turns a plan into a machine.
+func BuildSpec(p Plan) (machine.Spec, error) {
+	if len(p.Disks) == 0 {
+		return machine.Spec{}, errors.New("an instance without disks cannot boot")
+	}
+	inst := p.Instance
+	spec := machine.Spec{
+		ID: inst.InstanceID, Name: "kami-" + string(inst.InstanceID), UUID: UUID(inst.InstanceID),
+		CPUs: inst.CPUs, MemoryMiB: inst.MemoryMiB, Arch: inst.Architecture, Accel: p.Accel,
+		Network: machine.Network{MAC: inst.MAC, SSHPort: p.SSHPort, Hostname: inst.Hostname},
+		Console: machine.Console{Log: p.ConsoleLog}, Agent: true,
+		Title: fmt.Sprintf("%s of %s", inst.InstanceID, inst.ImageID),
+	}
+	if inst.CurrentBootMode == ami.BootUEFI {
+		spec.Firmware = machine.Firmware{UEFI: true, NVRAM: p.NVRAM}
+	}
+	for _, d := range p.Disks {
+		md := MachineDisk(d)
+		md.Boot = d.Device == inst.RootDeviceName
+		spec.Disks = append(spec.Disks, md)
+	}
+	if p.Seed != "" {
+		spec.Disks = append(spec.Disks, machine.Disk{Device: "seed", Path: p.Seed, Format: machine.FormatRaw, ReadOnly: true, CDROM: true})
+	}
+	return spec, nil
+}
+
+// MachineDisk is a volume as a guest's disk.
+func MachineDisk(d Disk) machine.Disk {
+	return machine.Disk{
+		Device: d.Device, Serial: strings.ReplaceAll(string(d.VolumeID), "-", ""),
+		Path: d.Path, Format: machine.FormatQCOW2, Backing: d.Backing,
+	}
+}
+
+// UUID is the SMBIOS uuid of an instance. It begins with ec2, by which
+// cloud-init takes the guest for one of EC2, and stays the same over restarts.
+func UUID(id ami.InstanceID) string {
+	return "ec2" + uuid.NewSHA1(uuid.NameSpaceOID, []byte("kami/"+string(id))).String()[3:]
+}
+
+// NewMAC returns a random address in QEMU's range.
+func NewMAC() string {
+	u := uuid.New()
+	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", u[0], u[1], u[2])
+}
+
+// Hostname is the name that a guest has when none was asked for.
+func Hostname(id ami.InstanceID) string { return string(id) }
+
+// MetaData renders NoCloud's meta-data: who the guest is, and the public keys
+// that it lets in.
+func MetaData(inst ami.Instance, publicKeys []string) []byte {
+	doc := struct {
+		InstanceID string   `yaml:"instance-id"`
+		Hostname   string   `yaml:"local-hostname"`
+		PublicKeys []string `yaml:"public-keys,omitempty"`
+	}{string(inst.InstanceID), inst.Hostname, publicKeys}
+	b, err := yaml.Marshal(doc)
+	if err != nil { // strings always marshal
+		panic(err)
+	}
+	return b
+}
