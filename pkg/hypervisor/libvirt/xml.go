@@ -1,0 +1,199 @@
+package libvirt
+
+import (
+	"fmt"
+	"strconv"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/machine"
+)
+
+// namespace marks what is kami's in a domain's metadata.
+const namespace = "https://github.com/kamivm/kami/instance/1"
+
+// DomainXML renders a spec as libvirt domain XML. It is pure: one device a
+// step, and the same spec gives the same text.
+func DomainXML(spec machine.Spec) (string, error) {
+	d := &libvirtxml.Domain{
+		Type: domainType(spec.Accel), Name: spec.Name, UUID: spec.UUID, Title: spec.Title,
+		Metadata: &libvirtxml.DomainMetadata{XML: fmt.Sprintf(`<kami:instance xmlns:kami=%q id=%q/>`, namespace, spec.ID)},
+		Memory:   &libvirtxml.DomainMemory{Value: uint(spec.MemoryMiB), Unit: "MiB"},
+		VCPU:     &libvirtxml.DomainVCPU{Value: uint(spec.CPUs)},
+		Features: &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}},
+		Clock:    &libvirtxml.DomainClock{Offset: "utc"},
+		// A guest that powers itself off ends; that is how it is noticed.
+		OnPoweroff: "destroy", OnReboot: "restart", OnCrash: "destroy",
+		Devices: &libvirtxml.DomainDeviceList{},
+	}
+	if spec.Arch != ami.ArchX8664 && spec.Arch != ami.ArchI386 {
+		return "", fmt.Errorf("guests of architecture %s cannot be run by this driver", spec.Arch)
+	}
+	renderCPU(d, spec)
+	renderIdentity(d, spec)
+	renderFirmware(d, spec)
+	for i, disk := range spec.Disks {
+		d.Devices.Disks = append(d.Devices.Disks, renderDisk(disk, i))
+	}
+	renderPorts(d)
+	renderNetwork(d, spec.Network)
+	renderConsole(d, spec.Console)
+	renderAgent(d, spec)
+	renderRest(d)
+	return d.Marshal()
+}
+
+func domainType(a machine.Accel) string {
+	if a == machine.AccelKVM {
+		return "kvm"
+	}
+	return "qemu"
+}
+
+func renderCPU(d *libvirtxml.Domain, spec machine.Spec) {
+	d.CPU = &libvirtxml.DomainCPU{Mode: "maximum"}
+	if spec.Accel == machine.AccelKVM {
+		d.CPU = &libvirtxml.DomainCPU{Mode: "host-passthrough"}
+	}
+}
+
+// renderIdentity tells the guest who it is: cloud-init takes a guest for one of
+// EC2 when the uuid and the serial number are equal and begin with ec2.
+func renderIdentity(d *libvirtxml.Domain, spec machine.Spec) {
+	entry := func(name, value string) libvirtxml.DomainSysInfoEntry {
+		return libvirtxml.DomainSysInfoEntry{Name: name, Value: value}
+	}
+	d.SysInfo = []libvirtxml.DomainSysInfo{{SMBIOS: &libvirtxml.DomainSysInfoSMBIOS{
+		System: &libvirtxml.DomainSysInfoSystem{Entry: []libvirtxml.DomainSysInfoEntry{
+			entry("manufacturer", "kami"), entry("product", "instance"),
+			entry("serial", spec.UUID), entry("uuid", spec.UUID),
+		}},
+	}}}
+}
+
+func renderFirmware(d *libvirtxml.Domain, spec machine.Spec) {
+	arch := "x86_64"
+	if spec.Arch == ami.ArchI386 {
+		arch = "i686"
+	}
+	d.OS = &libvirtxml.DomainOS{
+		Type:   &libvirtxml.DomainOSType{Arch: arch, Machine: "q35", Type: "hvm"},
+		SMBios: &libvirtxml.DomainSMBios{Mode: "sysinfo"},
+	}
+	if spec.Firmware.UEFI {
+		d.OS.Firmware = "efi"
+		d.OS.FirmwareInfo = &libvirtxml.DomainOSFirmwareInfo{
+			Features: []libvirtxml.DomainOSFirmwareFeature{{Enabled: "no", Name: "secure-boot"}},
+		}
+		d.OS.NVRam = &libvirtxml.DomainNVRam{NVRam: spec.Firmware.NVRAM}
+	}
+}
+
+// renderDisk renders the i-th disk. The whole chain of layers is written out, so
+// that nothing is probed, and layers are shared, so their owner stays.
+func renderDisk(disk machine.Disk, i int) libvirtxml.DomainDisk {
+	out := libvirtxml.DomainDisk{
+		Device: "disk",
+		Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: string(disk.Format), Discard: "unmap"},
+		Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: disk.Path}},
+		Target: &libvirtxml.DomainDiskTarget{Dev: targetName(i), Bus: "virtio"},
+		Serial: disk.Serial,
+	}
+	if disk.ReadOnly {
+		out.ReadOnly = &libvirtxml.DomainDiskReadOnly{}
+	}
+	if disk.CDROM {
+		out.Device, out.Driver.Discard, out.Target = "cdrom", "", &libvirtxml.DomainDiskTarget{Dev: "sda", Bus: "sata"}
+		return out
+	}
+	if disk.Boot {
+		out.Boot = &libvirtxml.DomainDeviceBoot{Order: 1}
+	}
+	if disk.Format == machine.FormatQCOW2 {
+		out.BackingStore = renderBacking(disk.Backing)
+	}
+	return out
+}
+
+func renderBacking(layers []string) *libvirtxml.DomainDiskBackingStore {
+	if len(layers) == 0 {
+		return &libvirtxml.DomainDiskBackingStore{} // the end of the chain
+	}
+	return &libvirtxml.DomainDiskBackingStore{
+		Format: &libvirtxml.DomainDiskFormat{Type: "qcow2"},
+		Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{
+			File:     layers[0],
+			SecLabel: []libvirtxml.DomainDeviceSecLabel{{Model: "dac", Relabel: "no"}},
+		}},
+		BackingStore: renderBacking(layers[1:]),
+	}
+}
+
+func targetName(i int) string {
+	name := ""
+	for i++; i > 0; i = (i - 1) / 26 {
+		name = string(rune('a'+(i-1)%26)) + name
+	}
+	return "vd" + name
+}
+
+// renderPorts leaves free PCI Express ports for disks plugged in later.
+func renderPorts(d *libvirtxml.Domain) {
+	for range 16 {
+		d.Devices.Controllers = append(d.Devices.Controllers, libvirtxml.DomainController{Type: "pci", Model: "pcie-root-port"})
+	}
+	d.Devices.Controllers = append(d.Devices.Controllers, libvirtxml.DomainController{Type: "usb", Model: "none"})
+}
+
+// renderNetwork gives the guest its interface. libvirt 9 knows no port forward
+// for user networking, so that interface is given to QEMU by itself.
+func renderNetwork(d *libvirtxml.Domain, n machine.Network) {
+	if n.Name != "" {
+		d.Devices.Interfaces = []libvirtxml.DomainInterface{{
+			MAC:    &libvirtxml.DomainInterfaceMAC{Address: n.MAC},
+			Source: &libvirtxml.DomainInterfaceSource{Network: &libvirtxml.DomainInterfaceSourceNetwork{Network: n.Name}},
+			Model:  &libvirtxml.DomainInterfaceModel{Type: "virtio"},
+		}}
+		return
+	}
+	netdev := "user,id=kami0"
+	if n.Hostname != "" {
+		netdev += ",hostname=" + n.Hostname
+	}
+	if n.SSHPort != 0 {
+		netdev += ",hostfwd=tcp:127.0.0.1:" + strconv.Itoa(n.SSHPort) + "-:22"
+	}
+	device := "virtio-net-pci,netdev=kami0,mac=" + n.MAC + ",bus=pcie.0,addr=0x10,romfile="
+	d.QEMUCommandline = &libvirtxml.DomainQEMUCommandline{}
+	for _, arg := range []string{"-netdev", netdev, "-device", device} {
+		d.QEMUCommandline.Args = append(d.QEMUCommandline.Args, libvirtxml.DomainQEMUCommandlineArg{Value: arg})
+	}
+}
+
+func renderConsole(d *libvirtxml.Domain, c machine.Console) {
+	port := uint(0)
+	d.Devices.Serials = []libvirtxml.DomainSerial{{
+		Source: &libvirtxml.DomainChardevSource{Pty: &libvirtxml.DomainChardevSourcePty{}},
+		Target: &libvirtxml.DomainSerialTarget{Type: "isa-serial", Port: &port},
+		Log:    &libvirtxml.DomainChardevLog{File: c.Log, Append: "on"},
+	}}
+}
+
+func renderAgent(d *libvirtxml.Domain, spec machine.Spec) {
+	if !spec.Agent {
+		return
+	}
+	d.Devices.Channels = []libvirtxml.DomainChannel{{
+		Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{Mode: "bind"}},
+		Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: "org.qemu.guest_agent.0"}},
+	}}
+}
+
+func renderRest(d *libvirtxml.Domain) {
+	d.Devices.RNGs = []libvirtxml.DomainRNG{{
+		Model:   "virtio",
+		Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: "/dev/urandom"}},
+	}}
+	d.Devices.MemBalloon = &libvirtxml.DomainMemBalloon{Model: "none"}
+}
