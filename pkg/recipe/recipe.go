@@ -1,0 +1,227 @@
+// Package recipe reads recipes: images/<name>/recipe.yaml and the files beside
+// it, which say how an image is built. A recipe is checked as a whole, and all
+// its faults are told at once, each with its field and value.
+package recipe
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/kamivm/kami/pkg/ami"
+)
+
+// Version is the version of the format that this package reads.
+const Version = 1
+
+// maxSize bounds a recipe's file, in bytes.
+const maxSize = 1 << 20
+
+// Recipe says how an image is built. One with From is made by changing a booted
+// guest of another image; any other from a distribution's packages.
+type Recipe struct {
+	Version      int              `yaml:"version"`
+	Name         string           `yaml:"name"`
+	Description  string           `yaml:"description"`
+	From         string           `yaml:"from"`         // image or recipe to stand on
+	Architecture ami.Architecture `yaml:"architecture"` // "" is x86_64
+	Suite        string           `yaml:"suite"`        // Debian's: bookworm
+	Variant      string           `yaml:"variant"`      // mmdebstrap's: "" is important
+	Packages     []string         `yaml:"packages"`
+	Size         string           `yaml:"size"` // of the disk: 2GiB
+	Kernel       string           `yaml:"kernel"`
+	Initrd       string           `yaml:"initrd"`
+	Cmdline      string           `yaml:"cmdline"`
+	Tree         string           `yaml:"tree"` // folder that becomes the root; "" is the whole
+	User         string           `yaml:"user"` // to log in as; "" is root
+	Files        []File           `yaml:"files"`
+	Script       string           `yaml:"script"` // file beside the recipe
+	Memory       int64            `yaml:"memory"` // MiB, for a guest that is changed
+
+	Dir   string `yaml:"-"`
+	Bytes int64  `yaml:"-"` // Size
+}
+
+// File is a file to put into the image.
+type File struct {
+	Path    string `yaml:"path"`
+	Source  string `yaml:"source"` // beside the recipe
+	Content string `yaml:"content"`
+	Mode    string `yaml:"mode"` // octal; "" is 0644
+}
+
+// Load reads and checks the recipe in dir. The error joins all faults.
+func Load(dir string) (Recipe, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return Recipe{}, err
+	}
+	f, err := os.Open(filepath.Join(dir, "recipe.yaml"))
+	if err != nil {
+		return Recipe{}, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return Recipe{}, err
+	}
+	r, err := Parse(data)
+	if err != nil {
+		return Recipe{}, err
+	}
+	r.Dir = dir
+	return r, r.checkFiles()
+}
+
+// Parse reads and checks a recipe without looking at the files beside it.
+func Parse(data []byte) (Recipe, error) {
+	var r Recipe
+	if len(data) > maxSize {
+		return r, fmt.Errorf("the recipe has more than %d bytes", maxSize)
+	}
+	if err := yaml.UnmarshalWithOptions(data, &r, yaml.Strict()); err != nil {
+		return r, errors.New(yaml.FormatError(err, false, true))
+	}
+	return r, r.check()
+}
+
+var (
+	recipeName  = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,62}$`)
+	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+	suiteName   = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
+	userName    = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+	octal       = regexp.MustCompile(`^0?[0-7]{3,4}$`)
+	sizeText    = regexp.MustCompile(`^([0-9]{1,5})(MiB|GiB)$`)
+)
+
+func (r *Recipe) check() error {
+	var errs []error
+	bad := func(field string, value any, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %v: %s", field, value, fmt.Sprintf(format, args...)))
+	}
+	if r.Version != Version {
+		bad("version", r.Version, "this kami reads version %d", Version)
+	}
+	if !recipeName.MatchString(r.Name) {
+		bad("name", r.Name, "use up to 63 lower-case letters, digits, dots and hyphens")
+	}
+	if len(r.Description) > 255 {
+		bad("description", fmt.Sprintf("%.20s…", r.Description), "more than 255 characters")
+	}
+	if r.Architecture == "" {
+		r.Architecture = ami.ArchX8664
+	}
+	if r.Architecture != ami.ArchX8664 {
+		bad("architecture", r.Architecture, "only x86_64 can be built")
+	}
+	for i, p := range r.Packages {
+		if !packageName.MatchString(p) {
+			bad(fmt.Sprintf("packages[%d]", i), p, "not the name of a package")
+		}
+	}
+	if r.User != "" && !userName.MatchString(r.User) {
+		bad("user", r.User, "not the name of a user")
+	}
+	for i, f := range r.Files {
+		at := fmt.Sprintf("files[%d].", i)
+		if !filepath.IsAbs(f.Path) || filepath.Clean(f.Path) != f.Path || strings.ContainsAny(f.Path, "\n'") {
+			bad(at+"path", f.Path, "not a clean absolute path")
+		}
+		if (f.Source == "") == (f.Content == "") {
+			bad(at+"source", f.Source, "exactly one of source and content is needed")
+		}
+		if f.Source != "" && !filepath.IsLocal(f.Source) {
+			bad(at+"source", f.Source, "it leads out of the recipe's folder")
+		}
+		if f.Mode != "" && !octal.MatchString(f.Mode) {
+			bad(at+"mode", f.Mode, "not an octal mode such as 0755")
+		}
+	}
+	if r.Script != "" && !filepath.IsLocal(r.Script) {
+		bad("script", r.Script, "it leads out of the recipe's folder")
+	}
+	if r.From != "" {
+		r.checkFrom(bad)
+	} else {
+		r.checkBase(bad)
+	}
+	return errors.Join(errs...)
+}
+
+func (r *Recipe) checkFrom(bad func(string, any, string, ...any)) {
+	for field, value := range map[string]string{
+		"suite": r.Suite, "variant": r.Variant, "size": r.Size, "kernel": r.Kernel, "initrd": r.Initrd, "cmdline": r.Cmdline, "tree": r.Tree,
+	} {
+		if value != "" {
+			bad(field, value, "it goes with a recipe that has no from")
+		}
+	}
+	if r.Memory != 0 && (r.Memory < 64 || r.Memory > 1<<20) {
+		bad("memory", r.Memory, "not from 64 to 1048576 MiB")
+	}
+}
+
+func (r *Recipe) checkBase(bad func(string, any, string, ...any)) {
+	if !suiteName.MatchString(r.Suite) {
+		bad("suite", r.Suite, "a suite such as bookworm, or from, is needed")
+	}
+	variants := []string{"", "extract", "custom", "essential", "apt", "minbase", "buildd", "important", "standard"}
+	if !slices.Contains(variants, r.Variant) {
+		bad("variant", r.Variant, "not one of %s", strings.Join(variants[1:], ", "))
+	}
+	if m := sizeText.FindStringSubmatch(r.Size); m == nil {
+		bad("size", r.Size, "a size such as 512MiB or 2GiB is needed")
+	} else {
+		var n int64
+		fmt.Sscan(m[1], &n)
+		if m[2] == "GiB" {
+			n <<= 10
+		}
+		r.Bytes = n << 20
+		if n < 64 || n > 1<<20 {
+			bad("size", r.Size, "not from 64MiB to 1024GiB")
+		}
+	}
+	for field, value := range map[string]string{"kernel": r.Kernel, "initrd": r.Initrd} {
+		if !filepath.IsAbs(value) || filepath.Clean(value) != value || strings.ContainsAny(value, " \n'\"") {
+			bad(field, value, "not a clean absolute path")
+		}
+	}
+	if strings.ContainsAny(r.Cmdline, "\n'\"\\") {
+		bad("cmdline", r.Cmdline, "it has quotes or line breaks")
+	}
+	if r.Tree != "" && (!filepath.IsAbs(r.Tree) || filepath.Clean(r.Tree) != r.Tree || strings.ContainsAny(r.Tree, " \n'\"")) {
+		bad("tree", r.Tree, "not a clean absolute path")
+	}
+}
+
+// checkFiles finds files beside the recipe that are missing or lead elsewhere.
+func (r *Recipe) checkFiles() error {
+	var errs []error
+	check := func(field, name string) {
+		if name == "" {
+			return
+		}
+		real, err := filepath.EvalSymlinks(filepath.Join(r.Dir, name))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %s: it is not there", field, name))
+			return
+		}
+		root, err := filepath.EvalSymlinks(r.Dir)
+		if rel, rerr := filepath.Rel(root, real); err != nil || rerr != nil || !filepath.IsLocal(rel) {
+			errs = append(errs, fmt.Errorf("%s: %s: it leads out of the recipe's folder", field, name))
+		}
+	}
+	check("script", r.Script)
+	for i, f := range r.Files {
+		check(fmt.Sprintf("files[%d].source", i), f.Source)
+	}
+	return errors.Join(errs...)
+}

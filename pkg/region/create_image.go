@@ -1,0 +1,241 @@
+package region
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/catalog"
+)
+
+// CreateImage makes an image of an instance: of its root and of every volume
+// attached to it, all at one instant. A running instance is shut down cleanly
+// and started again, unless NoReboot asks for its disks as they are.
+func (r *Region) CreateImage(ctx context.Context, in CreateImageInput) (ami.Image, error) {
+	inst, err := r.instance(ctx, in.InstanceID)
+	if err != nil {
+		return ami.Image{}, err
+	}
+	if err := r.checkNewName(ctx, in.Name, in.Description, in.Tags); err != nil {
+		return ami.Image{}, err
+	}
+	state := inst.State.Name
+	if state != ami.InstanceRunning && state != ami.InstanceStopped {
+		return ami.Image{}, ami.Errorf(ami.CodeIncorrectInstanceState,
+			"The instance '%s' is %s; an image is made of one that is running or stopped.", inst.InstanceID, state)
+	}
+	source, err := r.image(ctx, inst.ImageID)
+	if err != nil { // deregistered since: the instance says the rest
+		source = ami.Image{ImageID: inst.ImageID, BootMode: inst.BootMode}
+	}
+	vols, err := r.imagedVolumes(ctx, inst, in.BlockDeviceMappings)
+	if err != nil {
+		return ami.Image{}, err
+	}
+	if in.DryRun {
+		return ami.Image{}, dryRun("create the image %q of %s with %d volumes", in.Name, inst.InstanceID, len(vols))
+	}
+
+	image := r.newImage(in.Name, in.Description, in.Tags)
+	image.Architecture, image.BootMode, image.RootDeviceName = inst.Architecture, source.BootMode, inst.RootDeviceName
+	image.SourceImageID, image.SourceInstanceID = inst.ImageID, inst.InstanceID
+	image.Tags = inheritTags(image.Tags, source.Tags)
+	snaps := make([]ami.Snapshot, len(vols))
+	for i, v := range vols {
+		describe := fmt.Sprintf("Created by CreateImage(%s) for %s", inst.InstanceID, image.ImageID)
+		snaps[i] = r.newSnapshot(v.VolumeID, describe, v.SizeBytes, in.Tags)
+	}
+	unlock, err := r.lockVolumes(ctx, vols)
+	if err != nil {
+		return ami.Image{}, err
+	}
+	defer unlock()
+	if vols, err = r.reload(ctx, vols); err != nil {
+		return ami.Image{}, err
+	}
+	j, err := r.beginImage(ctx, image, snaps)
+	if err != nil {
+		return ami.Image{}, err
+	}
+	defer j.close(ctx)
+
+	var tracked []ami.Volume
+	switch {
+	case state == ami.InstanceRunning && in.NoReboot:
+		snaps, tracked, err = r.snapshotLive(ctx, inst, vols, snaps)
+	case state == ami.InstanceRunning:
+		snaps, err = r.snapshotRebooted(ctx, inst, vols, snaps)
+	default:
+		snaps, err = r.snapshotStopped(ctx, vols, snaps, ami.ConsistencyStopped)
+	}
+	if err != nil {
+		return ami.Image{}, err
+	}
+	if inst.CurrentBootMode == ami.BootUEFI {
+		if image.UEFIData, err = r.keepNVRAM(inst); err != nil {
+			return ami.Image{}, err
+		}
+	}
+	image.State, image.Consistency = ami.ImageAvailable, snaps[0].Consistency
+	image.BlockDeviceMappings = imageMapping(inst, vols, snaps, in.BlockDeviceMappings)
+	err = j.commit(ctx, func(tx *catalog.Tx) error {
+		for _, s := range snaps {
+			if err := tx.PutSnapshot(s); err != nil {
+				return err
+			}
+		}
+		for _, v := range tracked {
+			if err := tx.PutVolume(v); err != nil {
+				return err
+			}
+		}
+		return tx.PutImage(image)
+	})
+	return image, storeError(err, "The image %s cannot be recorded.", image.ImageID)
+}
+
+// imagedVolumes returns the volumes that go into an image, root first: those
+// attached, less the ephemeral ones and those that over drops with NoDevice.
+func (r *Region) imagedVolumes(ctx context.Context, inst ami.Instance, over []ami.BlockDeviceMapping) ([]ami.Volume, error) {
+	attached := map[string]bool{}
+	var vols []ami.Volume
+	for _, bd := range inst.BlockDeviceMappings {
+		attached[bd.DeviceName] = true
+		o := slices.IndexFunc(over, func(m ami.BlockDeviceMapping) bool { return m.DeviceName == bd.DeviceName })
+		if bd.Virtual != "" {
+			continue
+		}
+		if o >= 0 {
+			m := over[o]
+			switch {
+			case m.NoDevice != nil && bd.DeviceName == inst.RootDeviceName:
+				return nil, ami.Errorf(ami.CodeInvalidBlockDeviceMapping, "The root device %s cannot be left out of an image.", bd.DeviceName)
+			case m.NoDevice != nil:
+				continue
+			case m.Ebs == nil || m.Ebs.VolumeSize != nil || m.Ebs.SnapshotID != "" || m.Ebs.Encrypted != nil:
+				return nil, ami.Errorf(ami.CodeInvalidBlockDeviceMapping,
+					"The mapping of %s changes more than DeleteOnTermination, which is all that can change for a volume that exists.", bd.DeviceName)
+			}
+		}
+		v, err := r.volume(ctx, bd.Ebs.VolumeID)
+		if err != nil {
+			return nil, err
+		}
+		vols = append(vols, v)
+	}
+	slices.SortStableFunc(vols, func(a, b ami.Volume) int { return rootFirst(inst, a) - rootFirst(inst, b) })
+	if len(vols) == 0 {
+		return nil, ami.Errorf(ami.CodeIncorrectState, "The instance '%s' has no volumes.", inst.InstanceID)
+	}
+	for _, m := range over {
+		if !attached[m.DeviceName] && m.Ebs != nil && m.Ebs.SnapshotID == "" && m.Ebs.VolumeSize == nil {
+			return nil, ami.Errorf(ami.CodeInvalidBlockDeviceMapping, "The new device %s needs a snapshot or a size.", m.DeviceName)
+		}
+	}
+	return vols, nil
+}
+
+func rootFirst(inst ami.Instance, v ami.Volume) int {
+	if len(v.Attachments) > 0 && v.Attachments[0].Device == inst.RootDeviceName {
+		return 0
+	}
+	return 1
+}
+
+// imageMapping is the new image's mapping: the snapshots in the places of their
+// volumes with the instance's DeleteOnTermination, changed and added to by over.
+func imageMapping(inst ami.Instance, vols []ami.Volume, snaps []ami.Snapshot, over []ami.BlockDeviceMapping) []ami.BlockDeviceMapping {
+	var out []ami.BlockDeviceMapping
+	for _, bd := range inst.BlockDeviceMappings {
+		o := slices.IndexFunc(over, func(m ami.BlockDeviceMapping) bool { return m.DeviceName == bd.DeviceName })
+		if o >= 0 && over[o].NoDevice != nil {
+			continue
+		}
+		if bd.Virtual != "" {
+			out = append(out, ami.BlockDeviceMapping{DeviceName: bd.DeviceName, VirtualName: bd.Virtual})
+			continue
+		}
+		i := slices.IndexFunc(vols, func(v ami.Volume) bool { return v.VolumeID == bd.Ebs.VolumeID })
+		if i < 0 {
+			continue
+		}
+		size, del := vols[i].Size, bd.Ebs.DeleteOnTermination
+		if o >= 0 && over[o].Ebs != nil && over[o].Ebs.DeleteOnTermination != nil {
+			del = *over[o].Ebs.DeleteOnTermination
+		}
+		out = append(out, ami.BlockDeviceMapping{DeviceName: bd.DeviceName, Ebs: &ami.EBSBlockDevice{
+			SnapshotID: snaps[i].SnapshotID, VolumeSize: &size, DeleteOnTermination: &del, VolumeType: vols[i].VolumeType,
+		}})
+	}
+	for _, m := range over {
+		known := slices.ContainsFunc(inst.BlockDeviceMappings, func(bd ami.InstanceBlockDevice) bool { return bd.DeviceName == m.DeviceName })
+		if !known && m.NoDevice == nil {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// inheritTags carries kami's own tags of the source image (such as the login
+// user) into its descendant.
+func inheritTags(tags, source []ami.Tag) []ami.Tag {
+	for _, t := range source {
+		own := t.Key == TagDefaultUser
+		if own && !slices.ContainsFunc(tags, func(h ami.Tag) bool { return h.Key == t.Key }) {
+			tags = append(slices.Clone(tags), t)
+		}
+	}
+	return tags
+}
+
+// lockVolumes takes the lock of every volume, in order of their ids so that two
+// commands cannot wait for each other.
+func (r *Region) lockVolumes(ctx context.Context, vols []ami.Volume) (unlock func(), err error) {
+	ids := make([]ami.VolumeID, len(vols))
+	for i, v := range vols {
+		ids[i] = v.VolumeID
+	}
+	slices.Sort(ids)
+	var held []interface{ Unlock() error }
+	unlock = func() {
+		for _, l := range held {
+			l.Unlock()
+		}
+	}
+	for _, id := range ids {
+		lock, err := r.layers.LockVolume(ctx, id)
+		if err != nil {
+			unlock()
+			return nil, storeError(err, "The volume %s cannot be locked.", id)
+		}
+		held = append(held, lock)
+	}
+	return unlock, nil
+}
+
+// reload reads records again that were read before their lock was held.
+func (r *Region) reload(ctx context.Context, vols []ami.Volume) ([]ami.Volume, error) {
+	out := make([]ami.Volume, len(vols))
+	for i, v := range vols {
+		var err error
+		if out[i], err = r.volume(ctx, v.VolumeID); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// keepNVRAM stores the instance's UEFI variables as an object named by digest.
+func (r *Region) keepNVRAM(inst ami.Instance) (d digestName, err error) {
+	b, err := os.ReadFile(r.nvramPath(inst.InstanceID))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", storeError(err, "The UEFI variables of %s cannot be read.", inst.InstanceID)
+	}
+	return r.putObject(b)
+}

@@ -1,0 +1,216 @@
+package region
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/catalog"
+)
+
+// find selects from all: every id of in must be there (notFound makes the
+// error), then every filter must match.
+func find[T any](in DescribeInput, all []T, id func(T) string, match func(T, string, []string) (bool, error), notFound func(string) error) ([]T, error) {
+	var out []T
+	if len(in.IDs) > 0 {
+		byID := make(map[string]T, len(all))
+		for _, o := range all {
+			byID[id(o)] = o
+		}
+		for _, want := range in.IDs {
+			o, ok := byID[want]
+			if !ok {
+				return nil, notFound(want)
+			}
+			out = append(out, o)
+		}
+		all, out = out, nil
+	}
+	for _, o := range all {
+		ok := true
+		for _, f := range in.Filters {
+			m, err := match(o, f.Name, f.Values)
+			if err != nil {
+				return nil, err
+			}
+			if ok = ok && m; !ok {
+				break
+			}
+		}
+		if ok {
+			out = append(out, o)
+		}
+	}
+	return out, nil
+}
+
+// checkFilters finds a filter name that does not exist also where there is
+// nothing to match it with.
+func checkFilters[T any](filters []Filter, match func(T, string, []string) (bool, error)) error {
+	var zero T
+	var errs []error
+	for _, f := range filters {
+		if _, err := match(zero, f.Name, f.Values); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// DescribeImages returns the caller's images, oldest first.
+func (r *Region) DescribeImages(ctx context.Context, in DescribeInput) ([]ami.Image, error) {
+	for _, id := range in.IDs {
+		if _, err := ami.ParseImageID(id); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkFilters(in.Filters, ami.MatchImage); err != nil {
+		return nil, err
+	}
+	var all []ami.Image
+	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
+		all, err = tx.Images()
+		return err
+	})
+	if err != nil {
+		return nil, storeError(err, "The images cannot be read.")
+	}
+	all = slices.DeleteFunc(all, func(i ami.Image) bool {
+		return i.State == ami.ImageDeregistered || i.OwnerID != r.account && !i.Public
+	})
+	slices.SortStableFunc(all, func(a, b ami.Image) int { return a.CreationDate.Compare(b.CreationDate) })
+	return find(in, all, func(i ami.Image) string { return string(i.ImageID) }, ami.MatchImage,
+		func(id string) error { return notFoundImage(ami.ImageID(id)) })
+}
+
+// image returns one image that the caller may use.
+func (r *Region) image(ctx context.Context, id ami.ImageID) (ami.Image, error) {
+	if _, err := ami.ParseImageID(string(id)); err != nil {
+		return ami.Image{}, err
+	}
+	var image ami.Image
+	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
+		image, err = tx.Image(id)
+		return err
+	})
+	switch {
+	case errors.Is(err, catalog.ErrNotFound), err == nil && image.OwnerID != r.account && !image.Public:
+		return ami.Image{}, notFoundImage(id)
+	case err != nil:
+		return ami.Image{}, storeError(err, "The image %s cannot be read.", id)
+	case image.State == ami.ImageDeregistered:
+		return ami.Image{}, ami.Errorf(ami.CodeInvalidAMIIDUnavailable, "The image id '[%s]' is no longer available", id)
+	}
+	return image, nil
+}
+
+// ResolveImage finds an available image by id, by name, or, with latest, the
+// newest whose name matches a pattern.
+func (r *Region) ResolveImage(ctx context.Context, ref string, latest bool) (ami.Image, error) {
+	if strings.HasPrefix(ref, "ami-") && !latest {
+		if id, err := ami.ParseImageID(ref); err == nil {
+			return r.image(ctx, id)
+		}
+	}
+	images, err := r.DescribeImages(ctx, DescribeInput{Filters: []Filter{
+		{Name: "name", Values: []string{ref}}, {Name: "state", Values: []string{string(ami.ImageAvailable)}},
+	}})
+	if err != nil {
+		return ami.Image{}, err
+	}
+	switch {
+	case len(images) == 0 && strings.HasPrefix(ref, "ami-"):
+		_, err := ami.ParseImageID(ref)
+		if err == nil {
+			err = notFoundImage(ami.ImageID(ref))
+		}
+		return ami.Image{}, err
+	case len(images) == 0:
+		return ami.Image{}, ami.Errorf(ami.CodeInvalidAMIIDNotFound, "No available image has the name %q.", ref).
+			WithHint("kami image list shows the images there are; kami build and kami import make one.")
+	case len(images) > 1 && !latest:
+		return ami.Image{}, ami.Errorf(ami.CodeInvalidParameterValue, "%d images match the name %q.", len(images), ref).
+			WithHint("Give one's id, or --latest for the newest.")
+	}
+	return images[len(images)-1], nil
+}
+
+// DescribeSnapshots returns the caller's snapshots, oldest first.
+func (r *Region) DescribeSnapshots(ctx context.Context, in DescribeInput) ([]ami.Snapshot, error) {
+	for _, id := range in.IDs {
+		if _, err := ami.ParseSnapshotID(id); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkFilters(in.Filters, ami.MatchSnapshot); err != nil {
+		return nil, err
+	}
+	var all []ami.Snapshot
+	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
+		all, err = tx.Snapshots()
+		return err
+	})
+	if err != nil {
+		return nil, storeError(err, "The snapshots cannot be read.")
+	}
+	all = slices.DeleteFunc(all, func(s ami.Snapshot) bool { return s.OwnerID != r.account })
+	slices.SortStableFunc(all, func(a, b ami.Snapshot) int { return a.StartTime.Compare(b.StartTime) })
+	return find(in, all, func(s ami.Snapshot) string { return string(s.SnapshotID) }, ami.MatchSnapshot,
+		func(id string) error { return notFoundSnapshot(ami.SnapshotID(id)) })
+}
+
+func (r *Region) snapshot(ctx context.Context, id ami.SnapshotID) (ami.Snapshot, error) {
+	if _, err := ami.ParseSnapshotID(string(id)); err != nil {
+		return ami.Snapshot{}, err
+	}
+	var snap ami.Snapshot
+	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
+		snap, err = tx.Snapshot(id)
+		return err
+	})
+	if errors.Is(err, catalog.ErrNotFound) {
+		return ami.Snapshot{}, notFoundSnapshot(id)
+	}
+	return snap, storeError(err, "The snapshot %s cannot be read.", id)
+}
+
+// DescribeVolumes returns the caller's volumes, oldest first.
+func (r *Region) DescribeVolumes(ctx context.Context, in DescribeInput) ([]ami.Volume, error) {
+	for _, id := range in.IDs {
+		if _, err := ami.ParseVolumeID(id); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkFilters(in.Filters, ami.MatchVolume); err != nil {
+		return nil, err
+	}
+	var all []ami.Volume
+	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
+		all, err = tx.Volumes()
+		return err
+	})
+	if err != nil {
+		return nil, storeError(err, "The volumes cannot be read.")
+	}
+	all = slices.DeleteFunc(all, func(v ami.Volume) bool { return v.OwnerID != r.account || v.Ephemeral })
+	slices.SortStableFunc(all, func(a, b ami.Volume) int { return a.CreateTime.Compare(b.CreateTime) })
+	return find(in, all, func(v ami.Volume) string { return string(v.VolumeID) }, ami.MatchVolume,
+		func(id string) error { return notFoundVolume(ami.VolumeID(id)) })
+}
+
+func (r *Region) volume(ctx context.Context, id ami.VolumeID) (ami.Volume, error) {
+	if _, err := ami.ParseVolumeID(string(id)); err != nil {
+		return ami.Volume{}, err
+	}
+	var vol ami.Volume
+	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
+		vol, err = tx.Volume(id)
+		return err
+	})
+	if errors.Is(err, catalog.ErrNotFound) {
+		return ami.Volume{}, notFoundVolume(id)
+	}
+	return vol, storeError(err, "The volume %s cannot be read.", id)
+}

@@ -1,0 +1,233 @@
+package region
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/catalog"
+	"github.com/kamivm/kami/pkg/internal/durable"
+)
+
+// job is work under way on objects that are not finished: each has a pending
+// record, a lease in the catalog and a lock on disk that dies with the process.
+// Whoever finds a lease whose lock nobody holds undoes the object.
+type job struct {
+	r     *Region
+	ids   []string
+	locks []*durable.Lock
+	done  bool
+}
+
+func (r *Region) lockPath(id string) string { return r.path("tmp", id+".lock") }
+
+// begin locks ids, then writes their pending records and leases in one commit.
+func (r *Region) begin(ctx context.Context, records func(*catalog.Tx) error, ids ...string) (*job, error) {
+	j := &job{r: r, ids: ids}
+	for _, id := range ids {
+		lock, ok, err := durable.TryLock(r.lockPath(id))
+		if err != nil || !ok {
+			j.unlock()
+			if err == nil {
+				err = fmt.Errorf("%s is locked by another command", id)
+			}
+			return nil, err
+		}
+		j.locks = append(j.locks, lock)
+	}
+	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		if err := records(tx); err != nil {
+			return err
+		}
+		for _, id := range ids {
+			lease := catalog.Lease{ID: id, Holder: fmt.Sprint(os.Getpid()), Created: time.Now().UTC()}
+			if err := tx.PutLease(lease); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		j.unlock()
+		return nil, err
+	}
+	durable.Step("job.begin")
+	return j, nil
+}
+
+// commit writes the finished records and drops the leases in one commit.
+func (j *job) commit(ctx context.Context, records func(*catalog.Tx) error) error {
+	durable.Step("job.commit")
+	err := j.r.catalog.Update(context.WithoutCancel(ctx), func(tx *catalog.Tx) error {
+		if err := records(tx); err != nil {
+			return err
+		}
+		for _, id := range j.ids {
+			if err := tx.DeleteLease(id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	j.done = true
+	durable.Step("job.committed")
+	j.unlock()
+	return nil
+}
+
+// close undoes the job unless it was committed. It is meant for defer.
+func (j *job) close(ctx context.Context) {
+	if j.done {
+		return
+	}
+	j.done = true
+	// An interrupted command still tidies up behind itself, within a limit.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	for _, id := range j.ids {
+		if err := j.r.undo(ctx, id); err != nil {
+			j.r.progress.Note("%s could not be undone and is left for the next command: %v", id, err)
+		}
+	}
+	j.unlock()
+}
+
+func (j *job) unlock() {
+	for i, lock := range j.locks {
+		os.Remove(j.r.lockPath(j.ids[i]))
+		lock.Unlock()
+	}
+	j.locks = nil
+}
+
+// sweep undoes the work of processes that died, and removes their scratch.
+func (r *Region) sweep(ctx context.Context) error {
+	var leases []catalog.Lease
+	if err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
+		leases, err = tx.Leases()
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, lease := range leases {
+		lock, free, err := durable.TryLock(r.lockPath(lease.ID))
+		if err != nil {
+			return err
+		}
+		if !free {
+			continue // its process is alive
+		}
+		err = r.undo(ctx, lease.ID)
+		os.Remove(r.lockPath(lease.ID))
+		lock.Unlock()
+		if err != nil {
+			r.progress.Note("%s was left half done and cannot be undone yet: %v", lease.ID, err)
+			continue
+		}
+		r.progress.Note("%s was left half done by an interrupted command; it has been undone.", lease.ID)
+	}
+	return r.layers.Sweep()
+}
+
+// undo removes a pending object and its lease. An object that is finished, or
+// gone already, only loses its lease.
+func (r *Region) undo(ctx context.Context, id string) error {
+	var err error
+	switch prefix, _, _ := strings.Cut(id, "-"); prefix {
+	case "ami":
+		err = r.undoImage(ctx, ami.ImageID(id))
+	case "snap":
+		err = r.undoSnapshot(ctx, ami.SnapshotID(id))
+	case "vol":
+		err = r.undoVolume(ctx, ami.VolumeID(id))
+	case "i":
+		err = r.undoInstance(ctx, ami.InstanceID(id))
+	}
+	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
+		return err
+	}
+	return r.catalog.Update(ctx, func(tx *catalog.Tx) error { return tx.DeleteLease(id) })
+}
+
+func (r *Region) undoImage(ctx context.Context, id ami.ImageID) error {
+	return r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		image, err := tx.Image(id)
+		if err != nil || image.State != ami.ImagePending {
+			return err
+		}
+		return tx.DeleteImage(id)
+	})
+}
+
+func (r *Region) undoSnapshot(ctx context.Context, id ami.SnapshotID) error {
+	return r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		snap, err := tx.Snapshot(id)
+		if err != nil || snap.State != ami.SnapshotPending {
+			return err
+		}
+		return tx.DeleteSnapshot(id)
+	})
+}
+
+func (r *Region) undoVolume(ctx context.Context, id ami.VolumeID) error {
+	vol, err := r.volume(ctx, id)
+	if err != nil || vol.State != ami.VolumeCreating {
+		return err
+	}
+	if err := r.catalog.Update(ctx, func(tx *catalog.Tx) error { return tx.DeleteVolume(id) }); err != nil {
+		return err
+	}
+	return r.layers.RemoveHead(id)
+}
+
+func (r *Region) undoInstance(ctx context.Context, id ami.InstanceID) error {
+	var (
+		inst ami.Instance
+		vols []ami.Volume
+	)
+	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
+		if inst, err = tx.Instance(id); err != nil {
+			return err
+		}
+		vols, err = tx.VolumesOf(id)
+		return err
+	})
+	if err != nil || inst.State.Name != ami.InstancePending {
+		return err
+	}
+	driver, err := r.driver(ctx, inst.Connect)
+	if err != nil {
+		return err
+	}
+	if err := driver.Destroy(ctx, id); err != nil {
+		return err
+	}
+	return r.forgetInstance(ctx, inst, vols)
+}
+
+// forgetInstance removes an instance that never came to be, with its volumes.
+func (r *Region) forgetInstance(ctx context.Context, inst ami.Instance, vols []ami.Volume) error {
+	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		for _, v := range vols {
+			if err := tx.DeleteVolume(v.VolumeID); err != nil {
+				return err
+			}
+		}
+		return tx.DeleteInstance(inst.InstanceID)
+	})
+	if err != nil {
+		return err
+	}
+	errs := []error{os.RemoveAll(r.instanceDir(inst.InstanceID))}
+	for _, v := range vols {
+		errs = append(errs, r.layers.RemoveHead(v.VolumeID))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,208 @@
+package region
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/catalog"
+	"github.com/kamivm/kami/pkg/digest"
+	"github.com/kamivm/kami/pkg/hypervisor"
+	"github.com/kamivm/kami/pkg/internal/durable"
+	"github.com/kamivm/kami/pkg/launch"
+	"github.com/kamivm/kami/pkg/machine"
+	"github.com/kamivm/kami/pkg/snapshot"
+)
+
+// DefaultStopTimeout is how long a guest may take to shut down cleanly.
+const DefaultStopTimeout = 2 * time.Minute
+
+func bitmapName(d digest.Digest) string { return snapshot.BitmapName(d) }
+
+// spec puts an instance's records together as a machine.
+func (r *Region) spec(ctx context.Context, inst ami.Instance) (machine.Spec, error) {
+	plan := launch.Plan{
+		Instance: inst, Accel: machine.Accel(inst.Accel), Seed: r.seedPath(inst.InstanceID),
+		ConsoleLog: r.consolePath(inst.InstanceID), SSHPort: inst.SSHPort,
+	}
+	if inst.CurrentBootMode == ami.BootUEFI {
+		plan.NVRAM = r.nvramPath(inst.InstanceID)
+	}
+	for _, bd := range inst.BlockDeviceMappings {
+		d, err := r.planDisk(ctx, bd.DeviceName, bd.Ebs.VolumeID)
+		if err != nil {
+			return machine.Spec{}, err
+		}
+		plan.Disks = append(plan.Disks, d)
+	}
+	return launch.BuildSpec(plan)
+}
+
+func (r *Region) planDisk(ctx context.Context, device string, id ami.VolumeID) (launch.Disk, error) {
+	v, err := r.volume(ctx, id)
+	if err != nil {
+		return launch.Disk{}, err
+	}
+	d := launch.Disk{Device: device, VolumeID: id, Path: r.layers.HeadPath(id)}
+	if v.Layer != "" {
+		if d.Backing, err = r.layers.Chain(v.Layer); err != nil {
+			return d, storeError(err, "The layers under %s cannot be used.", id)
+		}
+	}
+	return d, nil
+}
+
+// start gives an instance to its hypervisor and returns its record with what
+// was chosen for this run. It does not write the record.
+func (r *Region) start(ctx context.Context, inst ami.Instance) (ami.Instance, error) {
+	driver, err := r.driver(ctx, inst.Connect)
+	if err != nil {
+		return inst, err
+	}
+	// A port that was free a moment ago can be taken by the time that the
+	// hypervisor binds it; then another one is tried.
+	for try := 0; ; try++ {
+		if inst.SSHPort, err = freePort(); err != nil {
+			return inst, storeError(err, "No port is free for ssh.")
+		}
+		spec, err := r.spec(ctx, inst)
+		if err != nil {
+			return inst, err
+		}
+		if err := r.keepRendering(driver, spec); err != nil {
+			return inst, err
+		}
+		if err := r.markBoot(inst.InstanceID); err != nil {
+			return inst, storeError(err, "The boot of %s cannot be noted.", inst.InstanceID)
+		}
+		err = driver.Start(ctx, spec)
+		if err == nil {
+			return inst, nil
+		}
+		if try < 3 && strings.Contains(err.Error(), "host forwarding") {
+			continue
+		}
+		if errors.Is(err, hypervisor.ErrExists) {
+			return inst, ami.Errorf(ami.CodeIncorrectInstanceState, "The instance '%s' runs already.", inst.InstanceID)
+		}
+		e := storeError(err, "The guest of %s cannot be started.", inst.InstanceID)
+		return inst, e
+	}
+}
+
+// keepRendering keeps what the hypervisor is given, for people to read.
+func (r *Region) keepRendering(driver hypervisor.Driver, spec machine.Spec) error {
+	renderer, ok := driver.(hypervisor.Renderer)
+	if !ok {
+		return nil
+	}
+	text, err := renderer.Render(spec)
+	if err != nil {
+		return storeError(err, "The guest of %s cannot be described to the hypervisor.", spec.ID)
+	}
+	err = os.WriteFile(r.path("instances", string(spec.ID), "domain.xml"), []byte(text), 0o600)
+	return storeError(err, "The guest's description cannot be kept.")
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// power starts a stopped instance and records that it runs. Its ephemeral disks
+// are blank again.
+func (r *Region) power(ctx context.Context, inst ami.Instance) error {
+	for _, bd := range inst.BlockDeviceMappings {
+		if bd.Virtual == "" {
+			continue
+		}
+		v, err := r.volume(ctx, bd.Ebs.VolumeID)
+		if err != nil {
+			return err
+		}
+		if err := r.layers.ReplaceHead(v.VolumeID, v.SizeBytes, ""); err != nil {
+			return storeError(err, "The ephemeral disk %s cannot be made.", bd.DeviceName)
+		}
+	}
+	inst, err := r.start(ctx, inst)
+	if err != nil {
+		return err
+	}
+	inst.State, inst.StateReason = ami.StateRecord(ami.InstanceRunning), nil
+	return r.putInstance(ctx, inst)
+}
+
+func (r *Region) putInstance(ctx context.Context, inst ami.Instance) error {
+	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error { return tx.PutInstance(inst) })
+	return storeError(err, "The instance %s cannot be recorded.", inst.InstanceID)
+}
+
+// powerOff shuts a guest down and waits: cleanly within limit, then (or at once,
+// with force) by pulling the plug. It says whether the shutdown was clean.
+func (r *Region) powerOff(ctx context.Context, inst ami.Instance, limit time.Duration, force bool) (clean bool, err error) {
+	driver, err := r.driver(ctx, inst.Connect)
+	if err != nil {
+		return false, err
+	}
+	if !force {
+		step := r.progress.Step("shutting down "+string(inst.InstanceID), 0)
+		clean, err = r.shutdown(ctx, driver, inst.InstanceID, limit)
+		step.Done(err)
+		if err != nil {
+			return false, err
+		}
+		if !clean {
+			r.progress.Note("%s did not shut down within %s: its power was cut", inst.InstanceID, limit)
+		}
+	}
+	// Also after a clean shutdown: forgets what the hypervisor still knows.
+	if err := driver.Destroy(ctx, inst.InstanceID); err != nil {
+		return clean, storeError(err, "The guest of %s cannot be stopped.", inst.InstanceID)
+	}
+	durable.Step("power.off")
+	return clean, nil
+}
+
+// shutdown presses the power button until the guest is off. A guest that is
+// still booting misses a press, so it is repeated.
+func (r *Region) shutdown(ctx context.Context, driver hypervisor.Driver, id ami.InstanceID, limit time.Duration) (bool, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errShutdownLimit)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	var pressed time.Time
+	for {
+		state, err := driver.State(ctx, id)
+		if err == nil && (state == hypervisor.StateOff || state == hypervisor.StateGone) {
+			return true, nil
+		}
+		if err == nil && time.Since(pressed) > 5*time.Second {
+			if err = driver.Shutdown(ctx, id); errors.Is(err, hypervisor.ErrNotRunning) {
+				return true, nil
+			}
+			pressed = time.Now()
+		}
+		if err != nil && ctx.Err() == nil {
+			return false, storeError(err, "The guest of %s cannot be shut down.", id)
+		}
+		select {
+		case <-ctx.Done():
+			if errors.Is(context.Cause(ctx), errShutdownLimit) {
+				return false, nil
+			}
+			return false, ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+var errShutdownLimit = fmt.Errorf("the guest did not shut down in time")

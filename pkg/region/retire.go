@@ -1,0 +1,150 @@
+package region
+
+import (
+	"context"
+	"errors"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/catalog"
+)
+
+// RegisterImage makes an image over snapshots that exist.
+func (r *Region) RegisterImage(ctx context.Context, in RegisterImageInput) (ami.Image, error) {
+	if err := r.checkNewName(ctx, in.Name, in.Description, in.Tags); err != nil {
+		return ami.Image{}, err
+	}
+	image := r.newImage(in.Name, in.Description, in.Tags)
+	if in.RootDeviceName != "" {
+		image.RootDeviceName = in.RootDeviceName
+	}
+	if in.Architecture != "" {
+		image.Architecture = in.Architecture
+	}
+	image.BootMode, image.BlockDeviceMappings, image.State = in.BootMode, in.BlockDeviceMappings, ami.ImageAvailable
+	if _, err := bootMode(in.BootMode, image.Architecture); err != nil {
+		return ami.Image{}, err
+	}
+	if err := ami.ValidateMapping(in.BlockDeviceMappings); err != nil {
+		return ami.Image{}, err
+	}
+	root := false
+	for i, m := range image.BlockDeviceMappings {
+		if m.Ebs == nil || m.Ebs.SnapshotID == "" {
+			continue
+		}
+		root = root || m.DeviceName == image.RootDeviceName
+		snap, err := r.snapshot(ctx, m.Ebs.SnapshotID)
+		if err != nil {
+			return ami.Image{}, err
+		}
+		ebs := *m.Ebs
+		if ebs.VolumeSize == nil {
+			ebs.VolumeSize = &snap.VolumeSize
+		}
+		if ebs.DeleteOnTermination == nil {
+			del := m.DeviceName == image.RootDeviceName
+			ebs.DeleteOnTermination = &del
+		}
+		image.BlockDeviceMappings[i].Ebs = &ebs
+		if m.DeviceName == image.RootDeviceName {
+			image.Consistency = snap.Consistency
+		}
+	}
+	if !root {
+		return ami.Image{}, ami.Errorf(ami.CodeInvalidBlockDeviceMapping, "No snapshot is mapped to the root device %s.", image.RootDeviceName).
+			WithHint("Map one: --block-device-mapping %s=snap-…", image.RootDeviceName)
+	}
+	if err := r.checkMapping(ctx, image.BlockDeviceMappings); err != nil {
+		return ami.Image{}, err
+	}
+	if in.DryRun {
+		return ami.Image{}, dryRun("register the image %q", in.Name)
+	}
+	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error { return tx.PutImage(image) })
+	if errors.Is(err, catalog.ErrExists) {
+		return ami.Image{}, duplicateName(in.Name, "")
+	}
+	return image, storeError(err, "The image cannot be recorded.")
+}
+
+// DeregisterImage retires an image. Its instances live on; its snapshots stay
+// unless deleteSnapshots asks for those that no other image uses to go.
+func (r *Region) DeregisterImage(ctx context.Context, id ami.ImageID, deleteSnapshots, dry bool) (DeregisterResult, error) {
+	image, err := r.image(ctx, id)
+	if err != nil {
+		return DeregisterResult{}, err
+	}
+	if image.OwnerID != r.account {
+		return DeregisterResult{}, notFoundImage(id)
+	}
+	if dry {
+		return DeregisterResult{}, dryRun("deregister %s (%s)", id, image.Name)
+	}
+	err = r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		all, err := tx.Instances()
+		if err != nil {
+			return err
+		}
+		for _, inst := range all {
+			if inst.ImageID == id && inst.State.Name != ami.InstanceTerminated {
+				image.State = ami.ImageDeregistered // a tombstone for its instances
+				return tx.PutImage(image)
+			}
+		}
+		return tx.DeleteImage(id)
+	})
+	if err != nil {
+		return DeregisterResult{}, storeError(err, "The image %s cannot be deregistered.", id)
+	}
+	res := DeregisterResult{ImageID: id, Return: true}
+	if !deleteSnapshots {
+		return res, nil
+	}
+	for _, m := range image.BlockDeviceMappings {
+		if m.Ebs == nil || m.Ebs.SnapshotID == "" {
+			continue
+		}
+		code := "success"
+		if err := r.DeleteSnapshot(ctx, m.Ebs.SnapshotID, false); err != nil {
+			switch ami.ErrorCode(err) {
+			case ami.CodeInvalidSnapshotInUse:
+				code = "skipped"
+			case ami.CodeInternalError:
+				code = "internal-error"
+			default:
+				code = "client-error"
+			}
+		}
+		res.DeleteSnapshots = append(res.DeleteSnapshots, SnapshotReturnCode{m.Ebs.SnapshotID, code})
+	}
+	return res, nil
+}
+
+// DeleteSnapshot deletes a snapshot, and its layer where nothing else needs it.
+func (r *Region) DeleteSnapshot(ctx context.Context, id ami.SnapshotID, dry bool) error {
+	snap, err := r.snapshot(ctx, id)
+	if err != nil {
+		return err
+	}
+	err = r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		users, err := tx.ImagesUsingSnapshot(id)
+		if err != nil {
+			return err
+		}
+		if len(users) > 0 {
+			return ami.Errorf(ami.CodeInvalidSnapshotInUse, "The snapshot %s is currently in use by %s", id, users[0]).
+				WithHint("Deregister that image first; kami image deregister --delete-snapshots does both.")
+		}
+		if dry {
+			return dryRun("delete %s", id)
+		}
+		return tx.DeleteSnapshot(id)
+	})
+	if err != nil {
+		return storeError(err, "The snapshot %s cannot be deleted.", id)
+	}
+	if _, err := r.dropLayers(ctx, snap.Layer); err != nil {
+		r.progress.Note("the layer of %s could not be removed; kami store gc will: %v", id, err)
+	}
+	return nil
+}

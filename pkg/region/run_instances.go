@@ -1,0 +1,314 @@
+package region
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/catalog"
+	"github.com/kamivm/kami/pkg/disk"
+	"github.com/kamivm/kami/pkg/hypervisor"
+	"github.com/kamivm/kami/pkg/internal/durable"
+	"github.com/kamivm/kami/pkg/launch"
+	"github.com/kamivm/kami/pkg/machine"
+)
+
+// MaxUserData is EC2's limit on user data, in bytes.
+const MaxUserData = 16 << 10
+
+// TagDefaultUser is the tag of an image that names the user to log in as.
+const TagDefaultUser = "kami:default-user"
+
+// RunInstances launches instances of an image: all of them or none.
+func (r *Region) RunInstances(ctx context.Context, in RunInstancesInput) (ami.Reservation, error) {
+	image, err := r.ResolveImage(ctx, in.Image, in.Latest)
+	if err != nil {
+		return ami.Reservation{}, err
+	}
+	proto, mapping, err := r.plan(ctx, image, in)
+	if err != nil {
+		return ami.Reservation{}, err
+	}
+	driver, err := r.driver(ctx, "")
+	if err != nil {
+		return ami.Reservation{}, err
+	}
+	accel, why := hypervisor.ProbeAccel()
+	if accel != machine.AccelKVM {
+		if in.RequireKVM {
+			return ami.Reservation{}, ami.Errorf(ami.CodeInsufficientInstanceCapacity, "KVM is required and cannot be used: %s.", why).
+				WithHint("kami doctor says how to mend it; without --require-kvm the guest runs emulated.")
+		}
+		r.progress.Note("KVM cannot be used (%s): the guest is emulated, and slower", why)
+	}
+	if in.DryRun {
+		return ami.Reservation{}, dryRun("launch %d of %s (%s)", in.Count, image.ImageID, image.Name)
+	}
+	proto.Driver, proto.Connect, proto.Accel = driver.Name(), driver.URI(), string(accel)
+	res := ami.Reservation{ReservationID: ami.NewReservationID(), OwnerID: r.account}
+	for i := range max(in.Count, 1) {
+		inst := proto
+		inst.ReservationID, inst.AmiLaunchIndex = res.ReservationID, i
+		inst, err = r.runOne(ctx, inst, image, mapping, in)
+		if err != nil {
+			var errs []error
+			for _, done := range res.Instances { // all or none
+				errs = append(errs, r.terminate(context.WithoutCancel(ctx), done, true))
+			}
+			return ami.Reservation{}, errors.Join(append([]error{err}, errs...)...)
+		}
+		res.Instances = append(res.Instances, inst)
+	}
+	return res, nil
+}
+
+// plan checks a launch as a whole before anything is made, and fills in what
+// its instances have in common.
+func (r *Region) plan(ctx context.Context, image ami.Image, in RunInstancesInput) (ami.Instance, []ami.BlockDeviceMapping, error) {
+	fail := func(err error) (ami.Instance, []ami.BlockDeviceMapping, error) { return ami.Instance{}, nil, err }
+	if image.State != ami.ImageAvailable {
+		return fail(ami.Errorf(ami.CodeInvalidAMIIDUnavailable, "The image id '[%s]' is %s, not available.", image.ImageID, image.State))
+	}
+	if in.Count < 0 {
+		return fail(ami.Errorf(ami.CodeInvalidParameterValue, "The count %d is less than 1.", in.Count))
+	}
+	if len(in.UserData) > MaxUserData {
+		return fail(ami.Errorf(ami.CodeInvalidParameterValue, "The user data has %d bytes; at most %d are allowed.", len(in.UserData), MaxUserData).
+			WithHint("Let a short script fetch the rest."))
+	}
+	if err := ami.ValidateTags(in.Tags); err != nil {
+		return fail(err)
+	}
+	if in.KeyName != "" {
+		if _, err := r.keyPair(ctx, in.KeyName); err != nil {
+			return fail(err)
+		}
+	}
+	size, err := launch.Type(in.InstanceType)
+	if err != nil {
+		return fail(err)
+	}
+	if in.CPUs > 0 {
+		size.CPUs = in.CPUs
+	}
+	if in.MemoryMiB > 0 {
+		size.MemoryMiB = in.MemoryMiB
+	}
+	if size.CPUs > 512 || size.MemoryMiB < 64 || size.MemoryMiB > 16<<20 {
+		return fail(ami.Errorf(ami.CodeInvalidParameterValue, "%d CPUs with %d MiB cannot be run.", size.CPUs, size.MemoryMiB).
+			WithHint("Use 1 to 512 CPUs and from 64 MiB of memory."))
+	}
+	mapping, err := launch.Merge(image.BlockDeviceMappings, in.BlockDeviceMappings, image.RootDeviceName)
+	if err != nil {
+		return fail(err)
+	}
+	if err := r.checkMapping(ctx, mapping); err != nil {
+		return fail(err)
+	}
+	asked := image.BootMode
+	if in.BootMode != "" {
+		asked = in.BootMode
+	}
+	boot, err := bootMode(asked, image.Architecture)
+	if err != nil {
+		return fail(err)
+	}
+	shutdown := in.ShutdownBehavior
+	if shutdown == "" {
+		shutdown = ami.ShutdownStop
+	}
+	return ami.Instance{
+		OwnerID: r.account, ImageID: image.ImageID, InstanceType: size.Name,
+		State: ami.StateRecord(ami.InstancePending), KeyName: in.KeyName,
+		Architecture: image.Architecture, VirtualizationType: image.VirtualizationType,
+		BootMode: asked, CurrentBootMode: boot, RootDeviceName: image.RootDeviceName, RootDeviceType: image.RootDeviceType,
+		ShutdownBehavior: shutdown, Tags: in.Tags, CPUs: size.CPUs, MemoryMiB: size.MemoryMiB, Hostname: in.Hostname,
+	}, mapping, nil
+}
+
+// bootMode resolves what a guest boots with on this host.
+func bootMode(asked ami.BootMode, arch ami.Architecture) (ami.BootMode, error) {
+	switch asked {
+	case "":
+		if arch == ami.ArchARM64 {
+			return ami.BootUEFI, nil
+		}
+		return ami.BootLegacyBIOS, nil
+	case ami.BootLegacyBIOS, ami.BootUEFI:
+		return asked, nil
+	case ami.BootUEFIPreferred:
+		if hasUEFI() {
+			return ami.BootUEFI, nil
+		}
+		return ami.BootLegacyBIOS, nil
+	}
+	return "", ami.Errorf(ami.CodeInvalidParameterValue, "The boot mode %q is not one of legacy-bios, uefi and uefi-preferred.", asked)
+}
+
+// checkMapping finds snapshots that are not there or do not fit, all at once.
+func (r *Region) checkMapping(ctx context.Context, mapping []ami.BlockDeviceMapping) error {
+	var errs []error
+	for _, m := range mapping {
+		if m.Ebs == nil || m.Ebs.SnapshotID == "" {
+			continue
+		}
+		snap, err := r.snapshot(ctx, m.Ebs.SnapshotID)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case snap.State != ami.SnapshotCompleted:
+			errs = append(errs, ami.Errorf(ami.CodeIncorrectState, "The snapshot %s is %s, not completed.", snap.SnapshotID, snap.State))
+		case m.Ebs.VolumeSize != nil && *m.Ebs.VolumeSize < snap.VolumeSize:
+			errs = append(errs, ami.Errorf(ami.CodeInvalidBlockDeviceMapping,
+				"Volume of size %dGB is smaller than snapshot '%s', expect size >= %dGB (device %s).", *m.Ebs.VolumeSize, snap.SnapshotID, snap.VolumeSize, m.DeviceName))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// runOne launches one instance. When it fails nothing of it is left.
+func (r *Region) runOne(ctx context.Context, inst ami.Instance, image ami.Image, mapping []ami.BlockDeviceMapping, in RunInstancesInput) (ami.Instance, error) {
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	inst.InstanceID, inst.LaunchTime, inst.MAC = ami.NewInstanceID(), now, launch.NewMAC()
+	if inst.Hostname == "" {
+		inst.Hostname = launch.Hostname(inst.InstanceID)
+	}
+	vols, err := r.planVolumes(ctx, &inst, mapping, now)
+	if err != nil {
+		return inst, err
+	}
+	ids := []string{string(inst.InstanceID)}
+	j, err := r.begin(ctx, func(tx *catalog.Tx) error {
+		for _, v := range vols {
+			if err := tx.PutVolume(v); err != nil {
+				return err
+			}
+		}
+		return tx.PutInstance(inst)
+	}, ids...)
+	if err != nil {
+		return inst, storeError(err, "The instance cannot be recorded.")
+	}
+	defer j.close(ctx)
+	for _, v := range vols {
+		if _, err := r.layers.CreateHead(v.VolumeID, v.SizeBytes, v.Layer); err != nil {
+			return inst, storeError(err, "The volume %s cannot be made.", v.VolumeID)
+		}
+	}
+	durable.Step("launch.heads")
+	if err := r.writeIdentity(ctx, inst, image, in.UserData); err != nil {
+		return inst, err
+	}
+	if inst, err = r.start(ctx, inst); err != nil {
+		return inst, err
+	}
+	durable.Step("launch.started")
+	inst.State = ami.StateRecord(ami.InstanceRunning)
+	err = j.commit(ctx, func(tx *catalog.Tx) error {
+		for _, v := range vols {
+			v.State = ami.VolumeInUse
+			if err := tx.PutVolume(v); err != nil {
+				return err
+			}
+		}
+		return tx.PutInstance(inst)
+	})
+	return inst, storeError(err, "The instance %s cannot be recorded.", inst.InstanceID)
+}
+
+// planVolumes turns the mapping into volume records, and fills in the devices
+// of the instance.
+func (r *Region) planVolumes(ctx context.Context, inst *ami.Instance, mapping []ami.BlockDeviceMapping, now time.Time) ([]ami.Volume, error) {
+	var vols []ami.Volume
+	for _, m := range mapping {
+		v := ami.Volume{
+			VolumeID: ami.NewVolumeID(), OwnerID: r.account, VolumeType: "gp3", State: ami.VolumeCreating, CreateTime: now,
+		}
+		del := true
+		if m.VirtualName != "" {
+			v.Ephemeral, v.Size = true, launch.EphemeralGiB
+			v.SizeBytes = v.Size * gib
+		} else {
+			if m.Ebs.VolumeType != "" {
+				v.VolumeType = m.Ebs.VolumeType
+			}
+			if m.Ebs.DeleteOnTermination != nil {
+				del = *m.Ebs.DeleteOnTermination
+			}
+			if m.Ebs.SnapshotID != "" {
+				snap, err := r.snapshot(ctx, m.Ebs.SnapshotID)
+				if err != nil {
+					return nil, err
+				}
+				v.SnapshotID, v.Layer, v.Size, v.SizeBytes = snap.SnapshotID, snap.Layer, snap.VolumeSize, snap.SizeBytes
+			}
+			if s := m.Ebs.VolumeSize; s != nil && *s*gib > v.SizeBytes && *s > v.Size {
+				v.Size, v.SizeBytes = *s, *s*gib
+			}
+		}
+		r.track(&v)
+		v.Attachments = []ami.VolumeAttachment{{
+			VolumeID: v.VolumeID, InstanceID: inst.InstanceID, Device: m.DeviceName,
+			State: "attached", DeleteOnTermination: del, AttachTime: now,
+		}}
+		bd := ami.InstanceBlockDevice{DeviceName: m.DeviceName, Virtual: m.VirtualName, Ebs: ami.InstanceBlockEBS{
+			VolumeID: v.VolumeID, DeleteOnTermination: del, AttachTime: now, Status: "attached",
+		}}
+		inst.BlockDeviceMappings = append(slices.Clone(inst.BlockDeviceMappings), bd)
+		vols = append(vols, v)
+	}
+	return vols, nil
+}
+
+// writeIdentity makes the instance's folder: who the guest is and its variables.
+func (r *Region) writeIdentity(ctx context.Context, inst ami.Instance, image ami.Image, userData []byte) error {
+	dir := r.instanceDir(inst.InstanceID)
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return storeError(err, "The instance's folder cannot be made.")
+	}
+	var keys []string
+	if inst.KeyName != "" {
+		key, err := r.keyPair(ctx, inst.KeyName)
+		if err != nil {
+			return err
+		}
+		keys = append(keys, key.PublicKey)
+	}
+	seed := disk.Seed{MetaData: launch.MetaData(inst, keys), UserData: userData}
+	if err := disk.WriteSeed(r.seedPath(inst.InstanceID), seed); err != nil {
+		return storeError(err, "The guest's seed cannot be written.")
+	}
+	if image.UEFIData != "" && inst.CurrentBootMode == ami.BootUEFI {
+		vars, err := r.object(image.UEFIData)
+		if err != nil {
+			return err
+		}
+		err = durable.WriteFile(r.nvramPath(inst.InstanceID), 0o600, func(f *os.File) error {
+			_, err := f.Write(vars)
+			return err
+		})
+		if err != nil {
+			return storeError(err, "The UEFI variables cannot be written.")
+		}
+	}
+	return nil
+}
+
+func (r *Region) seedPath(id ami.InstanceID) string {
+	return r.path("instances", string(id), "seed.iso")
+}
+func (r *Region) nvramPath(id ami.InstanceID) string {
+	return r.path("instances", string(id), "nvram.fd")
+}
+func (r *Region) consolePath(id ami.InstanceID) string {
+	return r.path("instances", string(id), "console.log")
+}
+
+// track says which dirty bitmap a fresh head of v has.
+func (r *Region) track(v *ami.Volume) {
+	v.TrackedBy, v.TrackedLayer = fmt.Sprint(bitmapName(v.Layer)), v.Layer
+}

@@ -1,0 +1,270 @@
+package region
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/catalog"
+	"github.com/kamivm/kami/pkg/hypervisor"
+	"github.com/kamivm/kami/pkg/launch"
+)
+
+// maxVolumeGiB is EC2's largest volume.
+const maxVolumeGiB = 64 << 10
+
+// CreateVolume makes a volume, blank or from a snapshot. It costs nothing until
+// it is written to.
+func (r *Region) CreateVolume(ctx context.Context, in CreateVolumeInput) (ami.Volume, error) {
+	if err := ami.ValidateTags(in.Tags); err != nil {
+		return ami.Volume{}, err
+	}
+	v := ami.Volume{
+		VolumeID: ami.NewVolumeID(), OwnerID: r.account, Size: in.Size, SizeBytes: in.Size * gib,
+		VolumeType: in.VolumeType, State: ami.VolumeCreating, CreateTime: time.Now().UTC().Truncate(time.Millisecond), Tags: in.Tags,
+	}
+	if v.VolumeType == "" {
+		v.VolumeType = "gp3"
+	}
+	if in.Size < 0 || in.Size > maxVolumeGiB {
+		return ami.Volume{}, ami.Errorf(ami.CodeInvalidParameterValue, "The size %d GiB is not from 1 to %d.", in.Size, maxVolumeGiB)
+	}
+	if in.SnapshotID == "" && in.Size == 0 {
+		return ami.Volume{}, ami.Errorf(ami.CodeMissingParameter, "The request must contain the parameter size/snapshot.").
+			WithHint("Give --size in GiB, or --snapshot.")
+	}
+	if in.SnapshotID != "" {
+		snap, err := r.snapshot(ctx, in.SnapshotID)
+		if err != nil {
+			return ami.Volume{}, err
+		}
+		if snap.State != ami.SnapshotCompleted {
+			return ami.Volume{}, ami.Errorf(ami.CodeIncorrectState, "The snapshot %s is %s, not completed.", snap.SnapshotID, snap.State)
+		}
+		if in.Size != 0 && in.Size < snap.VolumeSize {
+			return ami.Volume{}, ami.Errorf(ami.CodeInvalidParameterValue, "The size %d GiB is smaller than the snapshot's %d GiB.", in.Size, snap.VolumeSize)
+		}
+		v.SnapshotID, v.Layer = snap.SnapshotID, snap.Layer
+		if in.Size <= snap.VolumeSize {
+			v.Size, v.SizeBytes = snap.VolumeSize, snap.SizeBytes
+		}
+	}
+	if in.DryRun {
+		return ami.Volume{}, dryRun("create a volume of %d GiB", v.Size)
+	}
+	r.track(&v)
+	j, err := r.begin(ctx, func(tx *catalog.Tx) error { return tx.PutVolume(v) }, string(v.VolumeID))
+	if err != nil {
+		return ami.Volume{}, storeError(err, "The volume cannot be recorded.")
+	}
+	defer j.close(ctx)
+	if _, err := r.layers.CreateHead(v.VolumeID, v.SizeBytes, v.Layer); err != nil {
+		return ami.Volume{}, storeError(err, "The volume %s cannot be made.", v.VolumeID)
+	}
+	v.State = ami.VolumeAvailable
+	err = j.commit(ctx, func(tx *catalog.Tx) error { return tx.PutVolume(v) })
+	return v, storeError(err, "The volume %s cannot be recorded.", v.VolumeID)
+}
+
+// DeleteVolume removes a volume that is not attached.
+func (r *Region) DeleteVolume(ctx context.Context, id ami.VolumeID, dry bool) error {
+	v, err := r.volume(ctx, id)
+	if err != nil {
+		return err
+	}
+	unlock, err := r.lockVolumes(ctx, []ami.Volume{v})
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	err = r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		v, err := tx.Volume(id)
+		if err != nil {
+			return notFoundOr(err, notFoundVolume(id))
+		}
+		if len(v.Attachments) > 0 {
+			return volumeInUse(v)
+		}
+		if dry {
+			return dryRun("delete %s", id)
+		}
+		return tx.DeleteVolume(id)
+	})
+	if err != nil {
+		return storeError(err, "The volume %s cannot be deleted.", id)
+	}
+	return storeError(r.layers.RemoveHead(id), "The file of %s cannot be removed.", id)
+}
+
+func volumeInUse(v ami.Volume) error {
+	return ami.Errorf(ami.CodeVolumeInUse, "Volume %s is currently attached to %s", v.VolumeID, v.Attachments[0].InstanceID).
+		WithHint("kami volume detach %s first.", v.VolumeID)
+}
+
+// AttachVolume gives a volume to an instance, at once when it runs.
+func (r *Region) AttachVolume(ctx context.Context, in AttachVolumeInput) (ami.VolumeAttachment, error) {
+	fail := func(err error) (ami.VolumeAttachment, error) { return ami.VolumeAttachment{}, err }
+	v, err := r.volume(ctx, in.VolumeID)
+	if err != nil {
+		return fail(err)
+	}
+	inst, err := r.instance(ctx, in.InstanceID)
+	if err != nil {
+		return fail(err)
+	}
+	unlock, err := r.lockVolumes(ctx, []ami.Volume{v})
+	if err != nil {
+		return fail(err)
+	}
+	defer unlock()
+	if v, err = r.volume(ctx, in.VolumeID); err != nil {
+		return fail(err)
+	}
+	if len(v.Attachments) > 0 {
+		return fail(volumeInUse(v))
+	}
+	running := inst.State.Name == ami.InstanceRunning
+	if !running && inst.State.Name != ami.InstanceStopped {
+		return fail(incorrectState(inst, "attached to", "running or stopped"))
+	}
+	device, err := deviceFor(inst, in.Device)
+	if err != nil {
+		return fail(err)
+	}
+	if in.DryRun {
+		return fail(dryRun("attach %s to %s as %s", v.VolumeID, inst.InstanceID, device))
+	}
+	at := ami.VolumeAttachment{
+		VolumeID: v.VolumeID, InstanceID: inst.InstanceID, Device: device, State: "attached", AttachTime: time.Now().UTC().Truncate(time.Millisecond),
+	}
+	err = r.whileLocked(ctx, inst.InstanceID, func() error {
+		if running {
+			if err := r.plug(ctx, inst, device, v.VolumeID); err != nil {
+				return err
+			}
+		}
+		return r.catalog.Update(context.WithoutCancel(ctx), func(tx *catalog.Tx) error {
+			fresh, err := tx.Instance(inst.InstanceID)
+			if err != nil {
+				return err
+			}
+			fresh.BlockDeviceMappings = append(fresh.BlockDeviceMappings, ami.InstanceBlockDevice{
+				DeviceName: device, Ebs: ami.InstanceBlockEBS{VolumeID: v.VolumeID, AttachTime: at.AttachTime, Status: "attached"},
+			})
+			v.Attachments, v.State = []ami.VolumeAttachment{at}, ami.VolumeInUse
+			if err := tx.PutVolume(v); err != nil {
+				return err
+			}
+			return tx.PutInstance(fresh)
+		})
+	})
+	return at, storeError(err, "The volume %s cannot be attached.", v.VolumeID)
+}
+
+// deviceFor checks a device name, or finds the next free one.
+func deviceFor(inst ami.Instance, want string) (string, error) {
+	used := func(d string) bool {
+		return slices.ContainsFunc(inst.BlockDeviceMappings, func(bd ami.InstanceBlockDevice) bool { return bd.DeviceName == d })
+	}
+	if want == "" {
+		for c := 'f'; c <= 'p'; c++ { // EC2's recommendation for data volumes
+			if d := fmt.Sprintf("/dev/sd%c", c); !used(d) {
+				return d, nil
+			}
+		}
+		return "", ami.Errorf(ami.CodeResourceLimitExceeded, "The instance '%s' has no free device name.", inst.InstanceID)
+	}
+	if err := ami.CheckDeviceName(want); err != nil {
+		return "", err
+	}
+	if used(want) {
+		return "", ami.Errorf(ami.CodeInvalidParameterValue, "Invalid value '%s' for unixDevice. Attachment point %s is already in use", want, want)
+	}
+	return want, nil
+}
+
+func (r *Region) plug(ctx context.Context, inst ami.Instance, device string, id ami.VolumeID) error {
+	driver, err := r.driver(ctx, inst.Connect)
+	if err != nil {
+		return err
+	}
+	plugger, ok := driver.(hypervisor.Plugger)
+	if !ok {
+		return ami.Errorf(ami.CodeUnsupportedOperation, "The driver %s cannot attach to a running guest.", driver.Name()).
+			WithHint("Stop the instance first.")
+	}
+	d, err := r.planDisk(ctx, device, id)
+	if err != nil {
+		return err
+	}
+	return storeError(plugger.AttachDisk(ctx, inst.InstanceID, launch.MachineDisk(d)), "The guest does not take %s.", id)
+}
+
+// DetachVolume takes a volume from its instance.
+func (r *Region) DetachVolume(ctx context.Context, id ami.VolumeID, force, dry bool) (ami.VolumeAttachment, error) {
+	fail := func(err error) (ami.VolumeAttachment, error) { return ami.VolumeAttachment{}, err }
+	v, err := r.volume(ctx, id)
+	if err != nil {
+		return fail(err)
+	}
+	if len(v.Attachments) == 0 {
+		return fail(ami.Errorf(ami.CodeIncorrectState, "Volume '%s' is in the 'available' state.", id))
+	}
+	at := v.Attachments[0]
+	inst, err := r.instance(ctx, at.InstanceID)
+	if err != nil {
+		return fail(err)
+	}
+	running := inst.State.Name == ami.InstanceRunning
+	if running && at.Device == inst.RootDeviceName {
+		return fail(ami.Errorf(ami.CodeOperationNotPermitted, "Unable to detach root volume '%s' from instance '%s'", id, inst.InstanceID).
+			WithHint("Stop the instance first."))
+	}
+	if dry {
+		return fail(dryRun("detach %s from %s", id, at.InstanceID))
+	}
+	unlock, err := r.lockVolumes(ctx, []ami.Volume{v})
+	if err != nil {
+		return fail(err)
+	}
+	defer unlock()
+	err = r.whileLocked(ctx, inst.InstanceID, func() error {
+		if running {
+			if err := r.unplug(ctx, inst, id, force); err != nil {
+				return err
+			}
+		}
+		return r.catalog.Update(context.WithoutCancel(ctx), func(tx *catalog.Tx) error {
+			fresh, err := tx.Instance(inst.InstanceID)
+			if err != nil {
+				return err
+			}
+			fresh.BlockDeviceMappings = slices.DeleteFunc(fresh.BlockDeviceMappings, func(bd ami.InstanceBlockDevice) bool { return bd.Ebs.VolumeID == id })
+			v.Attachments, v.State = nil, ami.VolumeAvailable
+			if err := tx.PutVolume(v); err != nil {
+				return err
+			}
+			return tx.PutInstance(fresh)
+		})
+	})
+	at.State = "detached"
+	return at, storeError(err, "The volume %s cannot be detached.", id)
+}
+
+func (r *Region) unplug(ctx context.Context, inst ami.Instance, id ami.VolumeID, force bool) error {
+	driver, err := r.driver(ctx, inst.Connect)
+	if err != nil {
+		return err
+	}
+	plugger, ok := driver.(hypervisor.Plugger)
+	if !ok {
+		return ami.Errorf(ami.CodeUnsupportedOperation, "The driver %s cannot detach from a running guest.", driver.Name())
+	}
+	err = plugger.DetachDisk(ctx, inst.InstanceID, r.layers.HeadPath(id))
+	if err != nil && !force {
+		return storeError(err, "The guest does not let go of %s.", id)
+	}
+	return nil
+}
