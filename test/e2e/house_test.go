@@ -30,7 +30,7 @@ type house struct {
 var shared *house
 
 func newHouse(bin, home string) *house {
-	return &house{bin: bin, home: home, env: []string{"KAMI_HOME=" + home, "KAMI_CONNECT=" + session}}
+	return &house{bin: bin, home: home, env: []string{"KAMI_HOME=" + home, "KAMI_CONNECT=" + connect()}}
 }
 
 type result struct {

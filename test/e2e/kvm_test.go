@@ -21,7 +21,8 @@ func TestKVMRuns(t *testing.T) {
 		t.Skipf("no KVM on this host: %v", err)
 	}
 	f.Close()
-	dir := t.TempDir()
+	dir := filepath.Join(base, "kvm") // QEMU may run as another user
+	must(t, os.Mkdir(dir, 0o755))
 	disk, console := filepath.Join(dir, "sector.raw"), filepath.Join(dir, "console.log")
 	must(t, os.WriteFile(disk, bootSector(), 0o644))
 	must(t, os.Truncate(disk, 1<<20))
@@ -36,7 +37,7 @@ func TestKVMRuns(t *testing.T) {
   </devices>
 </domain>`, name, disk, console), 0o644))
 	virsh := func(args ...string) error {
-		out, err := exec.Command("virsh", append([]string{"-c", session}, args...)...).CombinedOutput()
+		out, err := exec.Command("virsh", append([]string{"-c", connect()}, args...)...).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("virsh %s: %w: %s", args[0], err, out)
 		}

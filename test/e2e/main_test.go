@@ -3,9 +3,10 @@
 // home and one built image are shared by all tests; each test terminates the
 // guests that it launched.
 //
-// Guests run over qemu:///session, emulated or with KVM as the host allows, so
-// the tests need no service. The few parts that need root (making a user, a
-// libvirtd of their own) say so when they are skipped.
+// Guests run emulated or with KVM as the host allows: as an ordinary user over
+// qemu:///session, as root over qemu:///system, by a libvirtd of the tests' own
+// (hack/with-libvirt.sh) where none answers. The few parts that only root can
+// arrange say so when they are skipped.
 package e2e
 
 import (
@@ -15,15 +16,34 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 )
 
-const session = "qemu:///session"
+const (
+	session = "qemu:///session"
+	system  = "qemu:///system"
+)
+
+// connect is where the guests of the shared home run.
+func connect() string {
+	if os.Getuid() == 0 {
+		return system // libvirt gives root no session
+	}
+	return session
+}
 
 // base is a directory that every user can pass through; the repository may not be.
 var base string
 
 func TestMain(m *testing.M) {
+	const again = "KAMI_E2E_WITH_LIBVIRT"
+	if os.Getuid() == 0 && os.Getenv(again) == "" {
+		// Root needs a libvirtd that answers; the script goes on with us.
+		err := syscall.Exec("../../hack/with-libvirt.sh", append([]string{"with-libvirt.sh"}, os.Args...), append(os.Environ(), again+"=1"))
+		fmt.Fprintln(os.Stderr, "hack/with-libvirt.sh:", err)
+		os.Exit(1)
+	}
 	os.Exit(run(m))
 }
 
