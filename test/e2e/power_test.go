@@ -76,6 +76,6 @@ func TestConsoleIsKept(t *testing.T) {
 	shared.waitConsole(t, id, "said-on-the-console", 10*time.Second)
 	eventually(t, 10*time.Second, "kami console prints it", func() bool {
 		r := shared.try("console", id)
-		return r.code == 0 && contains(r.stdout, "said-on-the-console") && contains(r.stdout, "Linux version")
+		return r.code == 0 && contains(r.stdout, "said-on-the-console") && contains(r.stdout, "tiny: ready")
 	})
 }
