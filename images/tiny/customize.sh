@@ -13,8 +13,15 @@ mkdir -p "$tree"/bin "$tree"/sbin "$tree"/etc/dropbear "$tree"/lib/modules "$tre
 chmod 1777 "$tree"/tmp
 chmod 0700 "$tree"/root
 
-find_file() { # NAME: the file of that name in the packages
-	find "$root"/usr "$root"/lib "$root"/bin "$root"/sbin -name "$1" ! -path "$tree/*" \( -type f -o -type l \) 2>/dev/null | head -n 1
+find_file() { # NAME: the program or library of that name in the packages
+	for dir in bin sbin usr/bin usr/sbin lib lib64 lib/x86_64-linux-gnu usr/lib usr/lib/x86_64-linux-gnu; do
+		if [ -f "$root/$dir/$1" ]; then
+			echo "$root/$dir/$1"
+			return
+		fi
+	done
+	echo "$1 is in none of the packages" >&2
+	exit 1
 }
 
 cp "$(find_file busybox)" "$tree"/bin/busybox

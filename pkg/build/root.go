@@ -35,7 +35,11 @@ func makeRoot(ctx context.Context, o Options) (string, error) {
 	if len(r.Packages) > 0 {
 		args = append(args, "--include="+strings.Join(r.Packages, ","))
 	}
-	args = append(args, "--aptopt=Acquire::Retries \"3\"", "--customize-hook="+hook+" \"$1\"", r.Suite)
+	kind := "customize"
+	if r.Variant == "extract" { // which ends once its packages are unpacked
+		kind = "extract"
+	}
+	args = append(args, "--aptopt=Acquire::Retries \"3\"", "--"+kind+"-hook="+hook+" \"$1\"", r.Suite)
 	if err := openTo(o.Tmp); err != nil {
 		return "", err
 	}
