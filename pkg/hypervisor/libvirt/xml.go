@@ -140,8 +140,10 @@ func targetName(i int) string {
 
 // renderPorts leaves free PCI Express ports for disks plugged in later.
 func renderPorts(d *libvirtxml.Domain) {
-	for range 16 {
-		d.Devices.Controllers = append(d.Devices.Controllers, libvirtxml.DomainController{Type: "pci", Model: "pcie-root-port"})
+	index := func(i uint) *uint { return &i }
+	d.Devices.Controllers = append(d.Devices.Controllers, libvirtxml.DomainController{Type: "pci", Index: index(0), Model: "pcie-root"})
+	for i := range uint(16) {
+		d.Devices.Controllers = append(d.Devices.Controllers, libvirtxml.DomainController{Type: "pci", Index: index(i + 1), Model: "pcie-root-port"})
 	}
 	d.Devices.Controllers = append(d.Devices.Controllers, libvirtxml.DomainController{Type: "usb", Model: "none"})
 }
