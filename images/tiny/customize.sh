@@ -70,7 +70,7 @@ load() { # NAME: its needs first
 	basename "$file" >>"$initrd"/lib/order
 }
 for name in virtio_pci virtio_blk virtio_net ext4 crc32c_generic crc32c_intel button evdev virtio_rng \
-	sd_mod sr_mod ahci isofs virtio_console qemu_fw_cfg; do
+	virtio_scsi sr_mod isofs virtio_console qemu_fw_cfg; do
 	load "$name"
 done
 cat >"$initrd"/init <<'INIT'

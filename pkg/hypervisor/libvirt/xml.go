@@ -104,7 +104,8 @@ func renderDisk(disk machine.Disk, i int) libvirtxml.DomainDisk {
 		out.ReadOnly = &libvirtxml.DomainDiskReadOnly{}
 	}
 	if disk.CDROM {
-		out.Device, out.Driver.Discard, out.Target = "cdrom", "", &libvirtxml.DomainDiskTarget{Dev: "sda", Bus: "sata"}
+		// Not SATA: Debian's cloud kernel has no driver for its controller.
+		out.Device, out.Driver.Discard, out.Target = "cdrom", "", &libvirtxml.DomainDiskTarget{Dev: "sda", Bus: "scsi"}
 		return out
 	}
 	if disk.Boot {
@@ -145,7 +146,11 @@ func renderPorts(d *libvirtxml.Domain) {
 	for i := range uint(16) {
 		d.Devices.Controllers = append(d.Devices.Controllers, libvirtxml.DomainController{Type: "pci", Index: index(i + 1), Model: "pcie-root-port"})
 	}
-	d.Devices.Controllers = append(d.Devices.Controllers, libvirtxml.DomainController{Type: "usb", Model: "none"})
+	d.Devices.Controllers = append(
+		d.Devices.Controllers,
+		libvirtxml.DomainController{Type: "scsi", Index: index(0), Model: "virtio-scsi"},
+		libvirtxml.DomainController{Type: "usb", Model: "none"},
+	)
 }
 
 // renderNetwork gives the guest its interface. libvirt 9 knows no port forward
