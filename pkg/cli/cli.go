@@ -1,0 +1,268 @@
+// Package cli is the command line: each command turns its flags into one call
+// of the region and writes what comes back.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/output"
+	"github.com/kamivm/kami/pkg/region"
+)
+
+// The exit statuses.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// app is what all commands share.
+type app struct {
+	in       io.Reader
+	out, err io.Writer
+	flags    struct {
+		home, region, connect, output, query string
+		quiet                                bool
+	}
+	recipes  []string
+	progress *output.Progress
+}
+
+// config is the home's optional config.toml.
+type config struct {
+	Region  string   `toml:"region"`
+	Connect string   `toml:"connect"`
+	Output  string   `toml:"output"`
+	Recipes []string `toml:"recipes"`
+}
+
+// exitError ends the program with a status and without a message.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// usageError is a mistake in the command's words.
+type usageError struct{ error }
+
+// Main runs the command line and returns the exit status.
+func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	go func() { // a second interrupt ends the program at once
+		<-ctx.Done()
+		stop()
+	}()
+	a := &app{in: stdin, out: stdout, err: stderr}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if a.progress != nil {
+		a.progress.Close()
+	}
+	return a.report(err)
+}
+
+// report writes an error for a person and returns the exit status.
+func (a *app) report(err error) int {
+	var exit exitError
+	var usage usageError
+	var known *ami.Error
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &exit):
+		return int(exit)
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintln(a.err, "kami: interrupted; nothing half done is left behind")
+		return 130
+	case ami.ErrorCode(err) == ami.CodeDryRunOperation:
+		errors.As(err, &known)
+		fmt.Fprintln(a.err, "kami: "+known.Message)
+		return exitOK
+	}
+	fmt.Fprintln(a.err, "kami: "+err.Error())
+	if errors.As(err, &known) && known.Hint != "" {
+		fmt.Fprintln(a.err, known.Hint)
+	}
+	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "kami",
+		Short: "Machine images for KVM, the way EC2 has them",
+		Long: `kami builds or imports bootable machine images, launches them as KVM/QEMU
+guests, and saves a changed guest as the next image. Images cost what changed.`,
+		Example: `  kami build tiny --name web-1
+  kami key create me
+  kami launch web-1 --key-name me --wait ssh
+  kami ssh i-0123456789abcdef0
+  kami image create i-0123456789abcdef0 --name web-2`,
+		SilenceErrors: true, SilenceUsage: true,
+		PersistentPreRunE: a.configure,
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&a.flags.home, "home", "", "folder that holds everything (KAMI_HOME)")
+	f.StringVar(&a.flags.region, "region", "", "region to work in (KAMI_REGION, default local-1)")
+	f.StringVar(&a.flags.connect, "connect", "", "libvirt to use, such as qemu:///session (KAMI_CONNECT)")
+	f.StringVarP(&a.flags.output, "output", "o", "", "table, json, yaml or id (KAMI_OUTPUT, default table)")
+	f.StringVar(&a.flags.query, "query", "", "JMESPath expression over the JSON form")
+	f.BoolVarP(&a.flags.quiet, "quiet", "q", false, "no progress on standard error")
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w (%s --help shows what there is)", err, c.CommandPath())}
+	})
+	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(output.Formats(), cobra.ShellCompDirectiveNoFileComp)))
+	must(root.RegisterFlagCompletionFunc("region", a.completeRegions))
+	root.AddCommand(a.build(), a.importImage(), a.launch(), a.ssh(), a.console(), a.doctor(), a.version(),
+		a.image(), a.instance(), a.snapshot(), a.volume(), a.key(), a.region(), a.store())
+	return root
+}
+
+// must is for what can only fail by a mistake in this package.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// configure settles the flags: what is said, else the environment, else the
+// home's config.toml, else a default.
+func (a *app) configure(cmd *cobra.Command, _ []string) error {
+	first := func(values ...string) string {
+		i := slices.IndexFunc(values, func(s string) bool { return s != "" })
+		if i < 0 {
+			return ""
+		}
+		return values[i]
+	}
+	home, err := filepath.Abs(first(a.flags.home, os.Getenv("KAMI_HOME"), defaultHome()))
+	if err != nil {
+		return err
+	}
+	a.flags.home = home
+	var conf config
+	data, err := os.ReadFile(filepath.Join(home, "config.toml"))
+	if err == nil {
+		d := toml.NewDecoder(strings.NewReader(string(data)))
+		if err := d.DisallowUnknownFields().Decode(&conf); err != nil {
+			return fmt.Errorf("%s: %w", filepath.Join(home, "config.toml"), err)
+		}
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	a.flags.region = first(a.flags.region, os.Getenv("KAMI_REGION"), conf.Region, region.DefaultRegion)
+	a.flags.connect = first(a.flags.connect, os.Getenv("KAMI_CONNECT"), conf.Connect)
+	a.flags.output = first(a.flags.output, os.Getenv("KAMI_OUTPUT"), conf.Output, string(output.Table))
+	if !slices.Contains(output.Formats(), a.flags.output) {
+		return usageError{fmt.Errorf("the output %q is not one of %s", a.flags.output, strings.Join(output.Formats(), ", "))}
+	}
+	a.recipes = conf.Recipes
+	if dirs := os.Getenv("KAMI_RECIPES"); dirs != "" {
+		a.recipes = filepath.SplitList(dirs)
+	}
+	a.recipes = append(a.recipes, defaultRecipes()...)
+	if !a.flags.quiet && !strings.HasPrefix(cmd.CommandPath(), "kami __complete") {
+		a.progress = output.NewProgress(a.err)
+	}
+	return nil
+}
+
+func defaultHome() string {
+	if dir := os.Getenv("XDG_DATA_HOME"); dir != "" {
+		return filepath.Join(dir, "kami")
+	}
+	if os.Getuid() == 0 {
+		return "/var/lib/kami"
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ".kami"
+	}
+	return filepath.Join(home, ".local", "share", "kami")
+}
+
+// defaultRecipes are the folders in which recipes have names: beside the
+// program, as a checkout has them, and where a package puts them.
+func defaultRecipes() []string {
+	dirs := []string{"images"}
+	if exe, err := os.Executable(); err == nil {
+		dirs = append(dirs, filepath.Join(filepath.Dir(exe), "..", "images"))
+	}
+	return append(dirs, "/usr/share/kami/images")
+}
+
+func (a *app) options() region.Options {
+	o := region.Options{Home: a.flags.home, Name: a.flags.region, Connect: a.flags.connect, RecipesDirs: a.recipes}
+	if a.progress != nil {
+		o.Progress = a.progress
+	}
+	return o
+}
+
+// with opens the region for one call.
+func (a *app) with(ctx context.Context, fn func(*region.Region) error) (err error) {
+	r, err := region.Open(ctx, a.options())
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := r.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	return fn(r)
+}
+
+func (a *app) printer() output.Printer {
+	if a.progress != nil {
+		a.progress.Close()
+	}
+	return output.Printer{Out: a.out, Format: output.Format(a.flags.output), Query: a.flags.query}
+}
+
+// args checks the number of arguments and says what is missing.
+func args(least, most int) cobra.PositionalArgs {
+	return func(c *cobra.Command, given []string) error {
+		switch {
+		case len(given) < least:
+			return usageError{fmt.Errorf("too few arguments: %s", c.UseLine())}
+		case most >= 0 && len(given) > most:
+			return usageError{fmt.Errorf("too many arguments: %s", c.UseLine())}
+		}
+		return nil
+	}
+}
+
+// group is a noun with its verbs.
+func group(use, short string, subs ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{
+		Use: use, Short: short, Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, given []string) error {
+			if len(given) > 0 {
+				return usageError{fmt.Errorf("%s has no %q; %s --help shows what there is", c.CommandPath(), given[0], c.CommandPath())}
+			}
+			return c.Help()
+		},
+	}
+	c.AddCommand(subs...)
+	return c
+}

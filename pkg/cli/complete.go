@@ -1,0 +1,93 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/kamivm/kami/pkg/region"
+)
+
+// complete offers what the region has. A shell waits for the answer, so what
+// goes wrong only means that nothing is offered.
+func (a *app) complete(c *cobra.Command, find func(*region.Region) []string) ([]string, cobra.ShellCompDirective) {
+	if err := a.configure(c, nil); err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	a.progress = nil
+	var out []string
+	err := a.with(c.Context(), func(r *region.Region) error {
+		out = find(r)
+		return nil
+	})
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+func (a *app) completeImages(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.complete(c, func(r *region.Region) (out []string) {
+		all, _ := r.DescribeImages(c.Context(), region.DescribeInput{})
+		for _, i := range all {
+			out = append(out, string(i.ImageID)+"\t"+i.Name, i.Name)
+		}
+		return out
+	})
+}
+
+func (a *app) completeInstances(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.complete(c, func(r *region.Region) (out []string) {
+		all, _ := r.DescribeInstances(c.Context(), region.DescribeInput{})
+		for _, i := range all {
+			out = append(out, string(i.InstanceID)+"\t"+string(i.State.Name))
+			if name := nameTag(i.Tags); name != "" {
+				out = append(out, name)
+			}
+		}
+		return out
+	})
+}
+
+func (a *app) completeSnapshots(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.complete(c, func(r *region.Region) (out []string) {
+		all, _ := r.DescribeSnapshots(c.Context(), region.DescribeInput{})
+		for _, s := range all {
+			out = append(out, string(s.SnapshotID)+"\t"+s.Description)
+		}
+		return out
+	})
+}
+
+func (a *app) completeVolumes(c *cobra.Command, given []string, word string) ([]string, cobra.ShellCompDirective) {
+	if len(given) == 1 && c.Name() == "attach" {
+		return a.completeInstances(c, given, word)
+	}
+	return a.complete(c, func(r *region.Region) (out []string) {
+		all, _ := r.DescribeVolumes(c.Context(), region.DescribeInput{})
+		for _, v := range all {
+			out = append(out, string(v.VolumeID)+"\t"+string(v.State))
+		}
+		return out
+	})
+}
+
+func (a *app) completeKeys(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.complete(c, func(r *region.Region) (out []string) {
+		all, _ := r.DescribeKeyPairs(c.Context(), region.DescribeInput{})
+		for _, k := range all {
+			out = append(out, k.KeyName)
+		}
+		return out
+	})
+}
+
+func (a *app) completeRegions(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if err := a.configure(c, nil); err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	all, _ := region.List(c.Context(), a.flags.home)
+	var out []string
+	for _, i := range all {
+		out = append(out, i.RegionName)
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}

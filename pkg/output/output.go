@@ -1,0 +1,173 @@
+// Package output writes results: tables for people, tab-separated lines in a
+// pipe, JSON and YAML for programs, and progress on standard error.
+package output
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/goccy/go-yaml"
+	"github.com/jmespath/go-jmespath"
+	"golang.org/x/term"
+)
+
+// Format is how results are written.
+type Format string
+
+// The formats.
+const (
+	Table Format = "table"
+	JSON  Format = "json"
+	YAML  Format = "yaml"
+	ID    Format = "id"
+)
+
+// Formats lists the formats.
+func Formats() []string { return []string{string(Table), string(JSON), string(YAML), string(ID)} }
+
+// Column is one column of a table.
+type Column[T any] struct {
+	Title string
+	Text  func(T) string
+}
+
+// Printer writes results in one format.
+type Printer struct {
+	Out    io.Writer
+	Format Format
+	Query  string // JMESPath over the JSON form; "" is all
+}
+
+// List writes items: doc is what programs read (EC2's response), columns what
+// people see, id what scripts take. With Query a table is written as JSON.
+func List[T any](p Printer, doc any, items []T, id func(T) string, columns []Column[T]) error {
+	if p.Query != "" || p.Format == JSON || p.Format == YAML {
+		return p.document(doc)
+	}
+	if p.Format == ID {
+		for _, item := range items {
+			if _, err := fmt.Fprintln(p.Out, id(item)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if !IsTerminal(p.Out) {
+		for _, item := range items {
+			cells := make([]string, len(columns))
+			for i, c := range columns {
+				cells[i] = clean(c.Text(item))
+			}
+			if _, err := fmt.Fprintln(p.Out, strings.Join(cells, "\t")); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	w := tabwriter.NewWriter(p.Out, 0, 0, 2, ' ', 0)
+	titles := make([]string, len(columns))
+	for i, c := range columns {
+		titles[i] = c.Title
+	}
+	fmt.Fprintln(w, strings.Join(titles, "\t"))
+	for _, item := range items {
+		cells := make([]string, len(columns))
+		for i, c := range columns {
+			if cells[i] = clean(c.Text(item)); cells[i] == "" {
+				cells[i] = "-"
+			}
+		}
+		fmt.Fprintln(w, strings.Join(cells, "\t"))
+	}
+	return w.Flush()
+}
+
+// clean keeps what others wrote (names, tags) from moving the terminal's cursor
+// or splitting a line.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// document writes doc, or what Query selects of it.
+func (p Printer) document(doc any) error {
+	text, err := json.Marshal(doc)
+	if err != nil {
+		return err
+	}
+	var v any
+	if err := json.Unmarshal(text, &v); err != nil {
+		return err
+	}
+	if p.Query != "" {
+		if v, err = jmespath.Search(p.Query, v); err != nil {
+			return fmt.Errorf("the query %q: %w", p.Query, err)
+		}
+		if text, err = json.Marshal(v); err != nil {
+			return err
+		}
+	}
+	if p.Format == YAML {
+		y, err := yaml.JSONToYAML(text)
+		if err != nil {
+			return err
+		}
+		_, err = p.Out.Write(y)
+		return err
+	}
+	if p.Format == ID { // as text: a value a line
+		return lines(p.Out, v)
+	}
+	var b bytes.Buffer
+	if err := json.Indent(&b, text, "", "  "); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(p.Out, b.String())
+	return err
+}
+
+func lines(w io.Writer, v any) error {
+	if list, ok := v.([]any); ok {
+		for _, item := range list {
+			if err := lines(w, item); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if v == nil {
+		return nil
+	}
+	_, err := fmt.Fprintln(w, v)
+	return err
+}
+
+// IsTerminal says whether w is a terminal.
+func IsTerminal(w any) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// Bytes is a size for people.
+func Bytes(n int64) string {
+	switch {
+	case n >= 1<<40:
+		return fmt.Sprintf("%.1f TiB", float64(n)/(1<<40))
+	case n >= 1<<30:
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	case n >= 1<<10:
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+	}
+	return fmt.Sprintf("%d B", n)
+}
