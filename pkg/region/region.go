@@ -111,8 +111,12 @@ func (r *Region) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var errs []error
+	closed := map[hypervisor.Driver]bool{} // one may be known by two addresses
 	for _, d := range r.drivers {
-		errs = append(errs, d.Close())
+		if !closed[d] {
+			closed[d] = true
+			errs = append(errs, d.Close())
+		}
 	}
 	r.drivers = map[string]hypervisor.Driver{}
 	return errors.Join(append(errs, r.catalog.Close())...)

@@ -174,7 +174,9 @@ func (r *Region) sshAnswers(ctx context.Context, id ami.InstanceID) bool {
 		return false
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
+	// Short: a connection that the guest was too young for stays silent even
+	// when its server is up a moment later; a new one is answered.
+	if err := conn.SetDeadline(time.Now().Add(700 * time.Millisecond)); err != nil {
 		return false
 	}
 	line, _ := bufio.NewReader(io.LimitReader(conn, 256)).ReadString('\n')
