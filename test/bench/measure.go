@@ -181,20 +181,18 @@ func (b *bench) instance(ctx context.Context, id string) (ami.Instance, error) {
 	return one[ami.Instance](out)
 }
 
-// one decodes an object, or the only element of a list.
+// one decodes EC2's answer of one object: a list under the noun's name.
 func one[T any](text string) (T, error) {
-	var v T
-	if !strings.HasPrefix(text, "[") {
-		return v, json.Unmarshal([]byte(text), &v)
+	var answer map[string][]T
+	if err := json.Unmarshal([]byte(text), &answer); err != nil {
+		return *new(T), err
 	}
-	var many []T
-	if err := json.Unmarshal([]byte(text), &many); err != nil {
-		return v, err
+	for _, list := range answer {
+		if len(list) == 1 && len(answer) == 1 {
+			return list[0], nil
+		}
 	}
-	if len(many) != 1 {
-		return v, fmt.Errorf("%d objects, want one", len(many))
-	}
-	return many[0], nil
+	return *new(T), fmt.Errorf("not one object: %.200s", text)
 }
 
 // waitLine polls a console log for the first line of userspace.

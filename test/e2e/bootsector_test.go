@@ -67,7 +67,7 @@ func TestGuestThatNeverBoots(t *testing.T) {
 	shared.waitConsole(t, id, bootLine, 30*time.Second)
 
 	start := time.Now()
-	said := shared.refuse(t, ami.CodeIncorrectInstanceState, "instance", "wait", id, "--for", "ssh", "--timeout", "3s")
+	said := shared.refuse(t, ami.CodeIncorrectInstanceState, "instance", "wait", id, "--for", "ssh", "--wait-timeout", "3s")
 	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("the wait of 3 s took %v", took)
 	}

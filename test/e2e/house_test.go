@@ -146,22 +146,21 @@ func eventually(t *testing.T, limit time.Duration, what string, ok func() bool) 
 	}
 }
 
-// show returns one object as kami shows it.
+// show returns one object as kami shows it: EC2's answer, a list of one.
 func show[T any](t *testing.T, h *house, noun, id string) T {
 	t.Helper()
 	out := h.kami(t, noun, "show", id, "-o", "json")
-	var one T
-	if strings.HasPrefix(out, "[") {
-		var many []T
-		if err := json.Unmarshal([]byte(out), &many); err != nil || len(many) != 1 {
-			t.Fatalf("%s show %s printed %s: %v", noun, id, out, err)
-		}
-		return many[0]
-	}
-	if err := json.Unmarshal([]byte(out), &one); err != nil {
+	var answer map[string][]T
+	if err := json.Unmarshal([]byte(out), &answer); err != nil {
 		t.Fatalf("%s show %s printed %s: %v", noun, id, out, err)
 	}
-	return one
+	for _, list := range answer {
+		if len(list) == 1 && len(answer) == 1 {
+			return list[0]
+		}
+	}
+	t.Fatalf("%s show %s printed %s, want one object", noun, id, out)
+	panic("unreachable")
 }
 
 func (h *house) state(t *testing.T, id string) ami.InstanceState {

@@ -120,7 +120,7 @@ func TestTerminateLeavesNothing(t *testing.T) {
 		t.Errorf("the instance is %s", got)
 	}
 	h.kami(t, "instance", "terminate", id) // once more is no error
-	h.kami(t, "image", "deregister", "sector", "--delete-associated-snapshots")
+	h.kami(t, "image", "deregister", "sector", "--delete-snapshots")
 	if left := h.files(t, "layers"); len(left) > 0 {
 		t.Errorf("deregistering with its snapshots leaves %s", left)
 	}

@@ -61,7 +61,7 @@ func TestStopStartReboot(t *testing.T) {
 func TestShutdownInsideTerminates(t *testing.T) {
 	t.Parallel()
 	tiny(t)
-	id := shared.launch(t, "tiny", "--key-name", "e2e", "--wait", "ssh", "--instance-initiated-shutdown-behavior", "terminate")
+	id := shared.launch(t, "tiny", "--key-name", "e2e", "--wait", "ssh", "--shutdown-behavior", "terminate")
 	vol := string(show[ami.Instance](t, shared, "instance", id).BlockDeviceMappings[0].Ebs.VolumeID)
 	shutDown(t, id)
 	shared.waitState(t, id, ami.InstanceTerminated, 60*time.Second)

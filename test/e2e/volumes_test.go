@@ -99,7 +99,7 @@ func TestVolumes(t *testing.T) {
 
 	t.Run("attach", func(t *testing.T) {
 		vol := shared.kami(t, "volume", "create", "--size", "1", "-o", "id")
-		shared.kami(t, "volume", "attach", vol, id, "/dev/sdh")
+		shared.kami(t, "volume", "attach", vol, id, "--device", "/dev/sdh")
 		disk := guestDisk(t, id, ami.VolumeID(vol))
 		shared.ssh(t, id, "echo hot | dd of="+disk+" bs=512 conv=sync,notrunc 2>/dev/null; sync")
 		shared.refuse(t, ami.CodeVolumeInUse, "volume", "delete", vol)
@@ -108,7 +108,7 @@ func TestVolumes(t *testing.T) {
 		eventually(t, 20*time.Second, "the disk is gone from the guest", func() bool {
 			return shared.try("ssh", id, "--", "test ! -e /sys/block/"+name).code == 0
 		})
-		shared.kami(t, "volume", "attach", vol, second, "/dev/sdh")
+		shared.kami(t, "volume", "attach", vol, second, "--device", "/dev/sdh")
 		disk = guestDisk(t, second, ami.VolumeID(vol))
 		if got := shared.ssh(t, second, "dd if="+disk+" bs=512 count=1 2>/dev/null | tr -d '\\0'"); got != "hot" {
 			t.Errorf("the volume moved to another guest says %q, want hot", got)
