@@ -49,15 +49,28 @@ quoted() { # the command as a person would type it
 
 number=0
 step() { # step TITLE ARGS...: runs kami with ARGS, keeps its output in $out
+  run kept "$@"
+}
+show() { # show TITLE ARGS...: the same on the reader's terminal, nothing kept
+  run shown "$@"
+}
+run() {
+  local how=$1
+  shift
   local title=$1
   shift
   number=$((number + 1))
   printf '\n%s%d. %s%s\n   $ %s\n' "$bold" "$number" "$title" "$plain" "$(quoted "$@")"
   local start=${EPOCHREALTIME/[.,]/}
   # Read from nothing: ssh would eat the reader's typing.
-  out=$("$kami" "$@" </dev/null)
+  if [ "$how" = shown ]; then
+    "$kami" "$@" </dev/null
+  else
+    out=$("$kami" "$@" </dev/null)
+    printf '%s\n' "$out"
+  fi
   local end=${EPOCHREALTIME/[.,]/}
-  printf '%s\n   (%d.%02d s)\n' "$out" $(((end - start) / 1000000)) $(((end - start) / 10000 % 100))
+  printf '   (%d.%02d s)\n' $(((end - start) / 1000000)) $(((end - start) / 10000 % 100))
 }
 
 started=$SECONDS
@@ -80,8 +93,8 @@ step "Is the change there?" ssh "$second" -- 'cat /etc/kami-demo'
   echo "demo: the second guest says '$out', want 'written in $first'" >&2
   exit 1
 }
-step "The images" image list
-step "What each costs on disk: the second only what was changed" store du
+show "The images" image list
+show "What each costs on disk: the second only what was changed" store du
 step "Terminate both guests" instance terminate "$first" "$second" -o id
 
 left=$("$kami" instance list --filter instance-state-name=pending,running,stopping,stopped -o id)
