@@ -51,7 +51,8 @@ func (s *Store) Close() error { return s.db.Close() }
 
 // migrations take the schema from one version to the next; a migration that was
 // released never changes. user_version is how many have been applied.
-var migrations = [...]string{`
+var migrations = [...]string{
+	`
 	CREATE TABLE images (
 		id TEXT PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
 		created TEXT NOT NULL, doc TEXT NOT NULL

@@ -141,7 +141,10 @@ func (a *app) attach(conn io.ReadWriteCloser) error {
 			return err
 		}
 		defer func() {
-			term.Restore(int(f.Fd()), state)
+			if err := term.Restore(int(f.Fd()), state); err != nil {
+				fmt.Fprintf(a.err, "kami: the terminal cannot be set back: %v (try reset)\r\n", err)
+				return
+			}
 			fmt.Fprintln(a.err, "\r")
 		}()
 		fmt.Fprint(a.err, "kami: attached; Ctrl-] leaves\r\n")
@@ -157,8 +160,8 @@ func (a *app) attach(conn io.ReadWriteCloser) error {
 			n, err := a.in.Read(buf)
 			for i, b := range buf[:n] {
 				if b == leave {
-					conn.Write(buf[:i])
-					done <- nil
+					_, werr := conn.Write(buf[:i])
+					done <- werr
 					return
 				}
 			}

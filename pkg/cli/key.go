@@ -109,4 +109,3 @@ func (a *app) keyDelete() *cobra.Command {
 	dryFlag(c, &dry)
 	return c
 }
-

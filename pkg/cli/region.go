@@ -50,4 +50,3 @@ func (a *app) region() *cobra.Command {
 	dryFlag(del, &dry)
 	return group("region", "Make and list regions", list, create, del)
 }
-

@@ -103,4 +103,3 @@ func (a *app) snapshotDelete() *cobra.Command {
 	dryFlag(c, &dry)
 	return c
 }
-

@@ -159,4 +159,3 @@ func (a *app) volumeDetach() *cobra.Command {
 	dryFlag(c, &dry)
 	return c
 }
-

@@ -50,7 +50,7 @@ func (p *Progress) Note(format string, args ...any) {
 			return
 		}
 	}
-	io.WriteString(p.w, text)
+	fmt.Fprint(p.w, text)
 }
 
 // Step begins a piece of work.

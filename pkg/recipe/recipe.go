@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -179,8 +180,11 @@ func (r *Recipe) checkBase(bad func(string, any, string, ...any)) {
 	if m := sizeText.FindStringSubmatch(r.Size); m == nil {
 		bad("size", r.Size, "a size such as 512MiB or 2GiB is needed")
 	} else {
-		var n int64
-		fmt.Sscan(m[1], &n)
+		// Digits that are too many for a number are too many for a disk.
+		n, err := strconv.ParseInt(m[1], 10, 32)
+		if err != nil {
+			n = -1
+		}
 		if m[2] == "GiB" {
 			n <<= 10
 		}
@@ -209,13 +213,13 @@ func (r *Recipe) checkFiles() error {
 		if name == "" {
 			return
 		}
-		real, err := filepath.EvalSymlinks(filepath.Join(r.Dir, name))
+		target, err := filepath.EvalSymlinks(filepath.Join(r.Dir, name))
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %s: it is not there", field, name))
 			return
 		}
 		root, err := filepath.EvalSymlinks(r.Dir)
-		if rel, rerr := filepath.Rel(root, real); err != nil || rerr != nil || !filepath.IsLocal(rel) {
+		if rel, rerr := filepath.Rel(root, target); err != nil || rerr != nil || !filepath.IsLocal(rel) {
 			errs = append(errs, fmt.Errorf("%s: %s: it leads out of the recipe's folder", field, name))
 		}
 	}

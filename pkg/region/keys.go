@@ -134,7 +134,7 @@ func (r *Region) ImportKeyPair(ctx context.Context, name string, publicKey []byt
 		return ami.KeyPair{}, ami.Errorf(ami.CodeInvalidKeyFormat, "Key is not in valid OpenSSH public key format.").
 			WithHint("Give a public key file such as ~/.ssh/id_ed25519.pub, never the private key.")
 	}
-	var keyType, print string
+	var keyType, fingerprint string
 	switch public.Type() {
 	case ssh.KeyAlgoED25519:
 		keyType = "ed25519"
@@ -144,7 +144,7 @@ func (r *Region) ImportKeyPair(ctx context.Context, name string, publicKey []byt
 		if err != nil {
 			return ami.KeyPair{}, storeError(err, "The key cannot be read.")
 		}
-		print = colons(fmt.Sprintf("%x", md5.Sum(der))) // EC2: MD5 of an imported RSA key
+		fingerprint = colons(fmt.Sprintf("%x", md5.Sum(der))) // EC2: MD5 of an imported RSA key
 	default:
 		return ami.KeyPair{}, ami.Errorf(ami.CodeInvalidKeyFormat, "The key type %s is not supported; use ed25519 or rsa.", public.Type())
 	}
@@ -152,8 +152,8 @@ func (r *Region) ImportKeyPair(ctx context.Context, name string, publicKey []byt
 		return ami.KeyPair{}, dryRun("import the %s key %q", keyType, name)
 	}
 	key := r.newKey(name, keyType, public)
-	if print != "" {
-		key.KeyFingerprint = print
+	if fingerprint != "" {
+		key.KeyFingerprint = fingerprint
 	}
 	return key, r.putKey(ctx, key)
 }

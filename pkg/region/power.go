@@ -67,7 +67,7 @@ func (r *Region) start(ctx context.Context, inst ami.Instance) (ami.Instance, er
 	// A port that was free a moment ago can be taken by the time that the
 	// hypervisor binds it; then another one is tried.
 	for try := 0; ; try++ {
-		if inst.SSHPort, err = freePort(); err != nil {
+		if inst.SSHPort, err = freePort(ctx); err != nil {
 			return inst, storeError(err, "No port is free for ssh.")
 		}
 		spec, err := r.spec(ctx, inst)
@@ -109,8 +109,9 @@ func (r *Region) keepRendering(driver hypervisor.Driver, spec machine.Spec) erro
 	return storeError(err, "The guest's description cannot be kept.")
 }
 
-func freePort() (int, error) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+func freePort(ctx context.Context) (int, error) {
+	var conf net.ListenConfig
+	l, err := conf.Listen(ctx, "tcp4", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
 	}

@@ -301,9 +301,11 @@ func (r *Region) writeIdentity(ctx context.Context, inst ami.Instance, image ami
 func (r *Region) seedPath(id ami.InstanceID) string {
 	return r.path("instances", string(id), "seed.iso")
 }
+
 func (r *Region) nvramPath(id ami.InstanceID) string {
 	return r.path("instances", string(id), "nvram.fd")
 }
+
 func (r *Region) consolePath(id ami.InstanceID) string {
 	return r.path("instances", string(id), "console.log")
 }

@@ -73,6 +73,7 @@ func (s *Store) tmp() string { return filepath.Join(s.root, "tmp") }
 func (s *Store) layerPath(d digest.Digest) string {
 	return filepath.Join(s.root, "layers", d.Hex()+".qcow2")
 }
+
 func (s *Store) blocksPath(d digest.Digest) string {
 	return filepath.Join(s.root, "layers", d.Hex()+".blocks")
 }

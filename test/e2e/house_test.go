@@ -154,13 +154,14 @@ func show[T any](t *testing.T, h *house, noun, id string) T {
 	if err := json.Unmarshal([]byte(out), &answer); err != nil {
 		t.Fatalf("%s show %s printed %s: %v", noun, id, out, err)
 	}
+	var all []T
 	for _, list := range answer {
-		if len(list) == 1 && len(answer) == 1 {
-			return list[0]
-		}
+		all = append(all, list...)
 	}
-	t.Fatalf("%s show %s printed %s, want one object", noun, id, out)
-	panic("unreachable")
+	if len(answer) != 1 || len(all) != 1 {
+		t.Fatalf("%s show %s printed %s, want one object", noun, id, out)
+	}
+	return all[0]
 }
 
 func (h *house) state(t *testing.T, id string) ami.InstanceState {
