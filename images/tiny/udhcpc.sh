@@ -10,4 +10,5 @@ done
 for d in $dns; do
 	echo "nameserver $d" >>/etc/resolv.conf
 done
+: >/run/online
 exit 0

@@ -3,6 +3,7 @@ package ami
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Code is one of Amazon EC2's published error codes. Programs branch on it;
@@ -58,7 +59,7 @@ type Error struct {
 func (e *Error) Error() string {
 	s := string(e.Code) + ": " + e.Message
 	if e.Err != nil && e.Err.Error() != "" {
-		s += ": " + e.Err.Error()
+		s = strings.TrimSuffix(s, ".") + ": " + e.Err.Error()
 	}
 	return s
 }

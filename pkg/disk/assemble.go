@@ -73,20 +73,27 @@ func Assemble(ctx context.Context, path string, l Layout) error {
 }
 
 func partition(path string, l Layout) error {
+	if len(l.ESP.GUID) != 36 {
+		return fmt.Errorf("the GUID %q", l.ESP.GUID)
+	}
+	bios := l.ESP.GUID[:35] + "0" // its own, and as fixed as the other
+	if bios == l.ESP.GUID {
+		bios = l.ESP.GUID[:35] + "1"
+	}
 	d, err := diskfs.Open(path)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	part := func(start, size int64, kind gpt.Type, name, guid string) *gpt.Partition {
-		return &gpt.Partition{Start: uint64(start / sector), End: uint64((start+size)/sector - 1), Size: uint64(size), Type: kind, Name: name, GUID: guid}
+	part := func(index int, start, size int64, kind gpt.Type, name, guid string) *gpt.Partition {
+		return &gpt.Partition{Index: index, Start: uint64(start / sector), End: uint64((start+size)/sector - 1), Size: uint64(size), Type: kind, Name: name, GUID: guid}
 	}
 	return d.Partition(&gpt.Table{
 		LogicalSectorSize: sector, PhysicalSectorSize: sector, ProtectiveMBR: true, GUID: l.GUID,
 		Partitions: []*gpt.Partition{
-			part(biosStart, espStart-biosStart, gpt.BIOSBoot, "bios", l.ESP.GUID[:35]+"0"),
-			part(espStart, espEnd-espStart, gpt.EFISystemPartition, "esp", l.ESP.GUID),
-			part(rootStart, RootSize(l.Size), gpt.LinuxFilesystem, "root", l.Root.GUID),
+			part(1, biosStart, espStart-biosStart, gpt.BIOSBoot, "bios", bios),
+			part(2, espStart, espEnd-espStart, gpt.EFISystemPartition, "esp", l.ESP.GUID),
+			part(3, rootStart, RootSize(l.Size), gpt.LinuxFilesystem, "root", l.Root.GUID),
 		},
 	})
 }

@@ -72,20 +72,33 @@ type Plugger interface {
 
 // Snapshotter gives point-in-time views of a running guest's disks.
 type Snapshotter interface {
-	// Backup opens a consistent view of the disks with the given paths, all
-	// at one instant, while the guest goes on. It returns ErrNotRunning when
-	// the guest is not running. The caller closes the view soon.
-	Backup(ctx context.Context, id ami.InstanceID, disks []BackupDisk) (View, error)
+	// Backup opens a consistent view of disks, all at one instant, while the
+	// guest goes on. What an earlier backup left behind when its process died
+	// is ended first, so a guest has one backup at a time. It returns
+	// ErrNotRunning when the guest is not running. The caller closes the view
+	// soon, and holds whatever keeps others from backing up the same disks.
+	Backup(ctx context.Context, id ami.InstanceID, b Backup) (View, error)
 }
 
-// BackupDisk names one disk of a backup. The qcow2 file at Path may carry a
-// persistent dirty bitmap with the name Bitmap that has recorded every write
-// since some earlier instant; "" means none is known and everything counts as
-// changed. From the instant of the backup on a new bitmap NextBitmap records
-// writes ("" for none). TmpDir is a writable directory for scratch files.
-type BackupDisk struct {
-	Path, Bitmap, NextBitmap, TmpDir string
+// Backup says what a point-in-time view is of.
+type Backup struct {
+	Disks []BackupDisk
+	// Next is the dirty bitmap that, in each of the disks, records writes from
+	// the instant of the view on; "" for none.
+	Next string
+	// Dir is a folder that the guest's process can make files in: a socket,
+	// and copies of what the guest overwrites while the view is open.
+	Dir string
 }
+
+// BackupDisk names one disk of a backup by the path of its file, which may
+// carry a persistent dirty bitmap that has recorded every write since some
+// earlier instant; "" means that none is known. Bitmaps of kami's in the file
+// that are neither this one nor the backup's next are removed.
+type BackupDisk struct{ Path, Bitmap string }
+
+// BitmapPrefix begins the names of kami's dirty bitmaps.
+const BitmapPrefix = "kami-"
 
 // View is a set of disks at one instant.
 type View interface {

@@ -78,12 +78,9 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 		return nil, nil, err
 	}
 	defer scratch.Close()
-	disks := make([]hypervisor.BackupDisk, len(vols))
-	for i, v := range vols {
-		disks[i] = hypervisor.BackupDisk{
-			Path: r.layers.HeadPath(v.VolumeID), Bitmap: v.TrackedBy,
-			NextBitmap: "kami-" + string(snaps[i].SnapshotID), TmpDir: scratch.Dir(),
-		}
+	backup := hypervisor.Backup{Next: hypervisor.BitmapPrefix + string(snaps[0].SnapshotID), Dir: scratch.Dir()}
+	for _, v := range vols {
+		backup.Disks = append(backup.Disks, hypervisor.BackupDisk{Path: r.layers.HeadPath(v.VolumeID), Bitmap: v.TrackedBy})
 	}
 	c := ami.ConsistencyCrash
 	freezer, canFreeze := driver.(hypervisor.Freezer)
@@ -92,7 +89,7 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 			c = ami.ConsistencyFrozen
 		}
 	}
-	view, err := snapper.Backup(ctx, inst.InstanceID, disks)
+	view, err := snapper.Backup(ctx, inst.InstanceID, backup)
 	if canFreeze {
 		if terr := freezer.Thaw(context.WithoutCancel(ctx), inst.InstanceID); terr != nil && c == ami.ConsistencyFrozen {
 			r.progress.Note("the guest's file systems could not be thawed: %v", terr)
@@ -108,7 +105,7 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 	out := make([]ami.Snapshot, len(snaps))
 	moved := make([]ami.Volume, len(vols))
 	for i, v := range vols {
-		dv, err := view.Disk(disks[i].Path)
+		dv, err := view.Disk(backup.Disks[i].Path)
 		if err != nil {
 			return nil, nil, storeError(err, "The volume %s cannot be read.", v.VolumeID)
 		}
@@ -121,7 +118,7 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 		if out[i], err = r.fill(ctx, snaps[i], viewSource{dv}, parent, c); err != nil {
 			return nil, nil, err
 		}
-		v.TrackedBy, v.TrackedLayer = disks[i].NextBitmap, out[i].Layer
+		v.TrackedBy, v.TrackedLayer = backup.Next, out[i].Layer
 		moved[i] = v
 	}
 	return out, moved, nil

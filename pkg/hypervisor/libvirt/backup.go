@@ -1,0 +1,260 @@
+package libvirt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/hypervisor"
+	"github.com/kamivm/kami/pkg/hypervisor/nbd"
+)
+
+// Backup opens a view by a libvirt backup job in pull mode: from the instant on
+// that it begins, QEMU copies away what the guest overwrites, and exports the
+// disks as they were over NBD.
+//
+// libvirt knows a dirty bitmap only as part of a checkpoint. What kami keeps of
+// one is the bitmap in the disk's file; the checkpoint's record in libvirt is
+// made anew from it for the time of the job, and forgotten with it. So a guest
+// can be stopped and started, and libvirt with it, and nothing is lost.
+func (d *Driver) Backup(ctx context.Context, id ami.InstanceID, b hypervisor.Backup) (hypervisor.View, error) {
+	v := &view{d: d, id: id, clients: map[string]*nbd.Client{}}
+	var plan []backupDisk
+	err := d.with(ctx, id, func(dom *libvirt.Domain) error {
+		if err := clearBackup(dom); err != nil {
+			return err
+		}
+		var err error
+		if plan, err = planBackup(dom, b); err != nil {
+			return err
+		}
+		if err := beginBackup(dom, b, plan); err != nil {
+			return errors.Join(err, forgetCheckpoints(dom))
+		}
+		return nil
+	})
+	if err != nil {
+		// A call that was given up may have begun the job all the same.
+		if ctx.Err() != nil {
+			err = errors.Join(err, v.Close())
+		}
+		return nil, gone(err)
+	}
+	for _, disk := range plan {
+		if !disk.inJob {
+			continue
+		}
+		bitmap := ""
+		if disk.incremental() {
+			bitmap = "backup-" + disk.target // libvirt's name for it
+		}
+		c, err := nbd.Dial(ctx, socketPath(b), disk.target, bitmap)
+		if err != nil {
+			return nil, errors.Join(err, v.Close())
+		}
+		v.clients[disk.Path] = c
+	}
+	return v, nil
+}
+
+// backupDisk is a disk of a backup with what the guest knows of it.
+type backupDisk struct {
+	hypervisor.BackupDisk
+	target string // vda
+	inJob  bool
+}
+
+func (b backupDisk) incremental() bool { return b.Bitmap != "" }
+
+// closeLimit bounds how long the end of a backup is waited for.
+const closeLimit = 30 * time.Second
+
+func socketPath(b hypervisor.Backup) string { return filepath.Join(b.Dir, "s") }
+
+// clearBackup ends what a killed process left of an earlier backup.
+func clearBackup(dom *libvirt.Domain) error {
+	if info, err := dom.GetJobInfo(); err == nil && info.Type != libvirt.DOMAIN_JOB_NONE {
+		if err := dom.AbortJob(); err != nil {
+			return fmt.Errorf("ending an earlier backup: %w", err)
+		}
+	}
+	return forgetCheckpoints(dom)
+}
+
+// forgetCheckpoints drops libvirt's records of checkpoints; bitmaps stay.
+func forgetCheckpoints(dom *libvirt.Domain) error {
+	all, err := dom.ListAllCheckpoints(libvirt.DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
+	if err != nil {
+		return err
+	}
+	slices.Reverse(all) // children first
+	var errs []error
+	for _, c := range all {
+		errs = append(errs, c.Delete(libvirt.DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY), c.Free())
+	}
+	return errors.Join(errs...)
+}
+
+// planBackup finds the disks in the guest, removes bitmaps that nothing needs,
+// and drops from the plan those that cannot be relied on.
+func planBackup(dom *libvirt.Domain, b hypervisor.Backup) ([]backupDisk, error) {
+	m := monitor{dom}
+	nodes, err := m.nodes()
+	if err != nil {
+		return nil, err
+	}
+	have, err := disks(dom)
+	if err != nil {
+		return nil, err
+	}
+	var plan []backupDisk
+	for _, h := range have {
+		disk := backupDisk{target: h.Target.Dev}
+		for _, want := range b.Disks {
+			if want.Path == diskFile(h) {
+				disk.BackupDisk, disk.inJob = want, true
+			}
+		}
+		if disk.inJob {
+			n := nodes[disk.Path]
+			if !n.usable(disk.Bitmap) {
+				disk.Bitmap = ""
+			}
+			if err := m.dropBitmaps(n, disk.Bitmap); err != nil {
+				return nil, err
+			}
+		}
+		plan = append(plan, disk)
+	}
+	for _, want := range b.Disks {
+		if !slices.ContainsFunc(plan, func(p backupDisk) bool { return p.Path == want.Path }) {
+			return nil, fmt.Errorf("the guest has no disk %s", want.Path)
+		}
+	}
+	return plan, nil
+}
+
+// beginBackup tells libvirt of the bitmaps that are to be used and starts the job.
+func beginBackup(dom *libvirt.Domain, b hypervisor.Backup, plan []backupDisk) error {
+	for _, name := range bitmapNames(plan) {
+		text, err := checkpointXML(name, plan, func(p backupDisk) bool { return p.inJob && p.Bitmap == name })
+		if err != nil {
+			return err
+		}
+		c, err := dom.CreateCheckpointXML(text, libvirt.DOMAIN_CHECKPOINT_CREATE_REDEFINE)
+		if err != nil {
+			return fmt.Errorf("telling of the bitmap %s: %w", name, err)
+		}
+		if err := c.Free(); err != nil {
+			return err
+		}
+	}
+	next := ""
+	if b.Next != "" {
+		var err error
+		if next, err = checkpointXML(b.Next, plan, func(p backupDisk) bool { return p.inJob }); err != nil {
+			return err
+		}
+	}
+	text, err := backupXML(b, plan)
+	if err != nil {
+		return err
+	}
+	return dom.BackupBegin(text, next, 0)
+}
+
+// bitmapNames are the bitmaps of a plan, each once.
+func bitmapNames(plan []backupDisk) []string {
+	var names []string
+	for _, p := range plan {
+		if p.incremental() && !slices.Contains(names, p.Bitmap) {
+			names = append(names, p.Bitmap)
+		}
+	}
+	return names
+}
+
+// checkpointXML describes a checkpoint by whose name the bitmaps go.
+func checkpointXML(name string, plan []backupDisk, has func(backupDisk) bool) (string, error) {
+	// A checkpoint that is told of anew needs a time, for which kami has no use.
+	c := libvirtxml.DomainCheckpoint{Name: name, CreationTime: "1", Disks: &libvirtxml.DomainCheckpointDisks{}}
+	for _, p := range plan {
+		disk := libvirtxml.DomainCheckpointDisk{Name: p.target, Checkpoint: "no"}
+		if has(p) {
+			disk.Checkpoint = "bitmap"
+		}
+		c.Disks.Disks = append(c.Disks.Disks, disk)
+	}
+	return c.Marshal()
+}
+
+func backupXML(b hypervisor.Backup, plan []backupDisk) (string, error) {
+	var out []libvirtxml.DomainBackupPullDisk
+	for _, p := range plan {
+		disk := libvirtxml.DomainBackupPullDisk{Name: p.target, Backup: "no"}
+		if p.inJob {
+			disk.Backup, disk.ExportName, disk.BackupMode = "yes", p.target, "full"
+			if p.incremental() {
+				disk.BackupMode, disk.Incremental = "incremental", p.Bitmap
+			}
+			disk.Scratch = &libvirtxml.DomainDiskSource{
+				File: &libvirtxml.DomainDiskSourceFile{File: filepath.Join(b.Dir, p.target+".scratch")},
+			}
+		}
+		out = append(out, disk)
+	}
+	return (&libvirtxml.DomainBackup{Pull: &libvirtxml.DomainBackupPull{
+		Server: &libvirtxml.DomainBackupPullServer{UNIX: &libvirtxml.DomainBackupPullServerUNIX{Socket: socketPath(b)}},
+		Disks:  &libvirtxml.DomainBackupPullDisks{Disks: out},
+	}}).Marshal()
+}
+
+// view is a backup job under way.
+type view struct {
+	d       *Driver
+	id      ami.InstanceID
+	clients map[string]*nbd.Client
+	once    sync.Once
+	err     error
+}
+
+// Disk returns the view of the disk with that path.
+func (v *view) Disk(path string) (hypervisor.DiskView, error) {
+	c, ok := v.clients[path]
+	if !ok {
+		return nil, fmt.Errorf("%s is not in the backup", path)
+	}
+	return diskView{c}, nil
+}
+
+// Close ends the job.
+func (v *view) Close() error {
+	v.once.Do(func() {
+		var errs []error
+		for _, c := range v.clients {
+			errs = append(errs, c.Close())
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
+		defer cancel()
+		err := v.d.with(ctx, v.id, func(dom *libvirt.Domain) error { return clearBackup(dom) })
+		if errors.Is(err, hypervisor.ErrNotFound) {
+			err = nil // the guest is gone, and the job with it
+		}
+		v.err = errors.Join(append(errs, err)...)
+	})
+	return v.err
+}
+
+type diskView struct{ *nbd.Client }
+
+func (d diskView) Incremental() bool { return d.HasBitmap() }
+
+var _ hypervisor.Snapshotter = (*Driver)(nil)
