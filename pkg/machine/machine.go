@@ -32,6 +32,7 @@ type Spec struct {
 	MemoryMiB int64
 	Arch      ami.Architecture
 	Accel     Accel
+	CPU       string // a CPU model by QEMU's name; "" is the most that the host offers
 	Firmware  Firmware
 	Disks     []Disk
 	Network   Network

@@ -71,6 +71,10 @@ func Open(ctx context.Context, uri string) (*Driver, error) {
 // call runs a call of libvirt's, which cannot be interrupted, and stops waiting
 // for it when ctx ends.
 func call[T any](ctx context.Context, fn func() (T, error)) (T, error) {
+	var zero T
+	if err := ctx.Err(); err != nil {
+		return zero, err
+	}
 	type answer struct {
 		v   T
 		err error
@@ -84,14 +88,26 @@ func call[T any](ctx context.Context, fn func() (T, error)) (T, error) {
 	case a := <-done:
 		return a.v, translate(a.err)
 	case <-ctx.Done():
-		var zero T
 		return zero, ctx.Err()
 	}
 }
 
-// run is call for what returns nothing.
-func run(ctx context.Context, fn func() error) error {
-	_, err := call(ctx, func() (struct{}, error) { return struct{}{}, fn() })
+// ask is call on the driver's connection, which lives until the call has
+// returned even if the driver is closed before.
+func ask[T any](ctx context.Context, d *Driver, fn func() (T, error)) (T, error) {
+	return call(ctx, func() (T, error) {
+		if err := d.conn.Ref(); err != nil {
+			var zero T
+			return zero, err
+		}
+		defer d.conn.Close()
+		return fn()
+	})
+}
+
+// run is ask for what returns nothing.
+func (d *Driver) run(ctx context.Context, fn func() error) error {
+	_, err := ask(ctx, d, func() (struct{}, error) { return struct{}{}, fn() })
 	return err
 }
 
@@ -139,7 +155,7 @@ type Caps struct {
 
 // Capabilities asks libvirt about itself.
 func (d *Driver) Capabilities(ctx context.Context) (Caps, error) {
-	return call(ctx, func() (Caps, error) {
+	return ask(ctx, d, func() (Caps, error) {
 		lib, err := d.conn.GetLibVersion()
 		if err != nil {
 			return Caps{}, err
@@ -162,7 +178,7 @@ func (d *Driver) Start(ctx context.Context, spec machine.Spec) error {
 	if err != nil {
 		return err
 	}
-	return run(ctx, func() error {
+	return d.run(ctx, func() error {
 		dom, err := d.conn.DomainCreateXML(xml, libvirt.DOMAIN_NONE)
 		if err != nil {
 			return err
@@ -175,7 +191,7 @@ func domainName(id ami.InstanceID) string { return "kami-" + string(id) }
 
 // with calls fn with the guest's domain.
 func (d *Driver) with(ctx context.Context, id ami.InstanceID, fn func(*libvirt.Domain) error) error {
-	return run(ctx, func() error {
+	return d.run(ctx, func() error {
 		dom, err := d.conn.LookupDomainByName(domainName(id))
 		if err != nil {
 			return err
@@ -215,7 +231,7 @@ var ownName = regexp.MustCompile(`^kami-(i-[0-9a-f]{8,17})$`)
 
 // States says what all guests do, in one round trip.
 func (d *Driver) States(ctx context.Context) (map[ami.InstanceID]hypervisor.State, error) {
-	return call(ctx, func() (map[ami.InstanceID]hypervisor.State, error) {
+	return ask(ctx, d, func() (map[ami.InstanceID]hypervisor.State, error) {
 		doms, err := d.conn.ListAllDomains(libvirt.CONNECT_LIST_DOMAINS_ACTIVE)
 		if err != nil {
 			return nil, err

@@ -52,9 +52,13 @@ func domainType(a machine.Accel) string {
 }
 
 func renderCPU(d *libvirtxml.Domain, spec machine.Spec) {
-	d.CPU = &libvirtxml.DomainCPU{Mode: "maximum"}
-	if spec.Accel == machine.AccelKVM {
+	switch {
+	case spec.CPU != "":
+		d.CPU = &libvirtxml.DomainCPU{Mode: "custom", Match: "exact", Check: "none", Model: &libvirtxml.DomainCPUModel{Value: spec.CPU}}
+	case spec.Accel == machine.AccelKVM:
 		d.CPU = &libvirtxml.DomainCPU{Mode: "host-passthrough"}
+	default:
+		d.CPU = &libvirtxml.DomainCPU{Mode: "maximum"}
 	}
 }
 
