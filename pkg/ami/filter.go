@@ -80,13 +80,13 @@ func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z
 func mappingFields(mapping []BlockDeviceMapping, field string) ([]string, bool) {
 	known := map[string]func(BlockDeviceMapping) string{
 		"device-name": func(m BlockDeviceMapping) string { return m.DeviceName },
-		"snapshot-id": func(m BlockDeviceMapping) string { return string(m.ebs().SnapshotID) },
-		"volume-type": func(m BlockDeviceMapping) string { return m.ebs().VolumeType },
-		"volume-size": func(m BlockDeviceMapping) string { return text(m.ebs().VolumeSize) },
+		"snapshot-id": func(m BlockDeviceMapping) string { return string(m.Ebs.SnapshotID) },
+		"volume-type": func(m BlockDeviceMapping) string { return m.Ebs.VolumeType },
+		"volume-size": func(m BlockDeviceMapping) string { return text(m.Ebs.VolumeSize) },
 		"delete-on-termination": func(m BlockDeviceMapping) string {
-			return truth(m.ebs().DeleteOnTermination)
+			return truth(m.Ebs.DeleteOnTermination)
 		},
-		"encrypted": func(m BlockDeviceMapping) string { return truth(m.ebs().Encrypted) },
+		"encrypted": func(m BlockDeviceMapping) string { return truth(m.Ebs.Encrypted) },
 	}
 	get, ok := known[field]
 	if !ok {
@@ -94,16 +94,12 @@ func mappingFields(mapping []BlockDeviceMapping, field string) ([]string, bool) 
 	}
 	var out []string
 	for _, m := range mapping {
-		out = append(out, get(m))
+		// What is no volume has no field of one, not even a false.
+		if m.Ebs != nil || field == "device-name" {
+			out = append(out, get(m))
+		}
 	}
 	return out, true
-}
-
-func (m BlockDeviceMapping) ebs() EBSBlockDevice {
-	if m.Ebs == nil {
-		return EBSBlockDevice{}
-	}
-	return *m.Ebs
 }
 
 func text(n *int64) string {
@@ -168,14 +164,23 @@ func MatchVolume(v Volume, name string, values []string) (bool, error) {
 	if m, ok := matchTags(v.Tags, name, values); ok {
 		return m, nil
 	}
-	a := VolumeAttachment{}
-	if len(v.Attachments) > 0 {
-		a = v.Attachments[0]
+	if field, ok := strings.CutPrefix(name, "attachment."); ok {
+		a := VolumeAttachment{}
+		if len(v.Attachments) > 0 {
+			a = v.Attachments[0]
+		}
+		m, err := lookUp(map[string]string{
+			"device": a.Device, "instance-id": string(a.InstanceID), "status": a.State,
+			"delete-on-termination": strconv.FormatBool(a.DeleteOnTermination),
+		}, field, values)
+		if err != nil {
+			return false, unknownFilter(name)
+		}
+		// One that is not attached has none of these, not false or "".
+		return m && len(v.Attachments) > 0, nil
 	}
 	return lookUp(map[string]string{
-		"attachment.device": a.Device, "attachment.instance-id": string(a.InstanceID), "attachment.status": a.State,
-		"attachment.delete-on-termination": strconv.FormatBool(a.DeleteOnTermination),
-		"create-time":                      stamp(v.CreateTime), "encrypted": strconv.FormatBool(v.Encrypted),
+		"create-time": stamp(v.CreateTime), "encrypted": strconv.FormatBool(v.Encrypted),
 		"size": strconv.FormatInt(v.Size, 10), "snapshot-id": string(v.SnapshotID), "status": string(v.State),
 		"volume-id": string(v.VolumeID), "volume-type": v.VolumeType,
 	}, name, values)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 )
 
 var imageName = regexp.MustCompile(`^[A-Za-z0-9()\[\] ./\-'@_]{3,128}$`)
@@ -40,11 +41,11 @@ func ValidateTags(tags []Tag) error {
 	var faults []string
 	for _, t := range tags {
 		switch {
-		case t.Key == "" || len(t.Key) > 127:
+		case t.Key == "" || utf8.RuneCountInString(t.Key) > 127:
 			faults = append(faults, fmt.Sprintf("the key %q does not have 1 to 127 characters", t.Key))
 		case strings.HasPrefix(t.Key, "aws:"):
 			faults = append(faults, fmt.Sprintf("the key %q begins with aws:, which is reserved", t.Key))
-		case len(t.Value) > 255:
+		case utf8.RuneCountInString(t.Value) > 255:
 			faults = append(faults, fmt.Sprintf("the value of %q has more than 255 characters", t.Key))
 		}
 	}

@@ -20,8 +20,8 @@ const EphemeralGiB = 4
 const maxEphemeral = 4
 
 // Merge lays a launch's mapping over an image's, device by device. root names
-// the image's root device, of which only size, type and DeleteOnTermination can
-// change. The result has the root first, every size that is known, and
+// the image's root device, of which only size, type (with its Iops and
+// Throughput) and DeleteOnTermination can change. The result has the root first, every size that is known, and
 // DeleteOnTermination said for all. It returns InvalidBlockDeviceMapping with
 // every fault.
 func Merge(image, over []ami.BlockDeviceMapping, root string) ([]ami.BlockDeviceMapping, error) {
@@ -37,7 +37,7 @@ func Merge(image, over []ami.BlockDeviceMapping, root string) ([]ami.BlockDevice
 		switch {
 		case isRoot && m.Ebs == nil:
 			faults = append(faults, fmt.Sprintf("the root device %s cannot be replaced or left out", root))
-		case isRoot && m.Ebs.SnapshotID != "" && i >= 0 && m.Ebs.SnapshotID != out[i].Ebs.SnapshotID:
+		case isRoot && m.Ebs.SnapshotID != "" && i >= 0 && (out[i].Ebs == nil || m.Ebs.SnapshotID != out[i].Ebs.SnapshotID):
 			faults = append(faults, fmt.Sprintf("the snapshot of the root device %s cannot be changed", root))
 		case m.NoDevice != nil && i >= 0:
 			out = slices.Delete(out, i, i+1)

@@ -49,7 +49,7 @@ func BuildSpec(p Plan) (machine.Spec, error) {
 	}
 	for _, d := range p.Disks {
 		md := MachineDisk(d)
-		md.Boot = d.Device == inst.RootDeviceName
+		md.Boot = ami.DeviceKey(d.Device) == ami.DeviceKey(inst.RootDeviceName)
 		spec.Disks = append(spec.Disks, md)
 	}
 	if p.Seed != "" {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"github.com/goccy/go-yaml"
 	"github.com/jmespath/go-jmespath"
@@ -117,12 +118,7 @@ func (p Printer) document(doc any) error {
 		}
 	}
 	if p.Format == YAML {
-		y, err := yaml.JSONToYAML(text)
-		if err != nil {
-			return err
-		}
-		_, err = p.Out.Write(y)
-		return err
+		return writeYAML(p.Out, text)
 	}
 	if p.Format == ID { // as text: a value a line
 		return lines(p.Out, v)
@@ -135,6 +131,40 @@ func (p Printer) document(doc any) error {
 	return err
 }
 
+// writeYAML writes JSON as YAML, its fields in the same order.
+func writeYAML(w io.Writer, text []byte) error {
+	var v any
+	if err := yaml.UnmarshalWithOptions(text, &v, yaml.UseOrderedMap()); err != nil {
+		return err
+	}
+	// Left to itself the library takes some texts ("? a", a tab in front) for
+	// more than text, and passes a terminal's control characters on.
+	y, err := yaml.MarshalWithOptions(v, yaml.CustomMarshaler(func(s string) ([]byte, error) {
+		if isPlain(s) {
+			return yaml.Marshal(s)
+		}
+		return json.Marshal(s)
+	}))
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(y)
+	return err
+}
+
+// isPlain says whether YAML cannot take s for anything but text or a keyword.
+func isPlain(s string) bool {
+	for i, r := range s {
+		switch {
+		case unicode.IsLetter(r) || r == '/' || r == '_':
+		case i > 0 && (unicode.IsDigit(r) || strings.ContainsRune(" .-+@", r)):
+		default:
+			return false
+		}
+	}
+	return true
+}
+
 func lines(w io.Writer, v any) error {
 	if list, ok := v.([]any); ok {
 		for _, item := range list {
@@ -144,10 +174,19 @@ func lines(w io.Writer, v any) error {
 		}
 		return nil
 	}
-	if v == nil {
+	switch v := v.(type) {
+	case nil:
 		return nil
+	case string:
+		_, err := fmt.Fprintln(w, v)
+		return err
 	}
-	_, err := fmt.Fprintln(w, v)
+	// As in the JSON form: Go's own has exponents in sizes.
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(w, string(text))
 	return err
 }
 

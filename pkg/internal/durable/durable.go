@@ -15,9 +15,11 @@ import (
 
 // WriteFile makes the file at path with the content that write gives it, in one
 // durable step. An older file of that name is replaced. When it fails nothing
-// is left of the new one.
+// is left of the new one. What a killed process left of such a step in the same
+// folder is removed.
 func WriteFile(path string, perm os.FileMode, write func(*os.File) error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	sweepTemp(filepath.Dir(path))
+	f, err := createTemp(filepath.Dir(path))
 	if err != nil {
 		return fmt.Errorf("making %s: %w", path, err)
 	}
@@ -37,14 +39,14 @@ func WriteFile(path string, perm os.FileMode, write func(*os.File) error) (err e
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("syncing %s: %w", path, err)
 	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("closing %s: %w", path, err)
-	}
 	Step("file.synced")
 	if err := os.Rename(f.Name(), path); err != nil {
 		return fmt.Errorf("placing %s: %w", path, err)
 	}
 	Step("file.renamed")
+	// Only now: the lock goes with it, and a sweep would take the temporary
+	// name for a leftover. It is synced, so that closing has nothing to lose.
+	f.Close()
 	return SyncDir(filepath.Dir(path))
 }
 

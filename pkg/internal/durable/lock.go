@@ -15,9 +15,12 @@ type Lock struct{ f *os.File }
 
 // TryLock takes the lock at path if nobody has it, and says whether it did. The
 // file is made when it is not there.
-func TryLock(path string) (*Lock, bool, error) {
+func TryLock(path string) (*Lock, bool, error) { return tryLock(path, os.O_CREATE) }
+
+// tryLock is TryLock; without os.O_CREATE the file has to be there.
+func tryLock(path string, create int) (*Lock, bool, error) {
 	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		f, err := os.OpenFile(path, os.O_RDWR|create, 0o600)
 		if err != nil {
 			return nil, false, err
 		}

@@ -9,7 +9,11 @@ import (
 	"strings"
 )
 
-const lockName = ".lock"
+const (
+	lockName     = ".lock"
+	hiddenPrefix = ".new-"
+	workSuffix   = ".work"
+)
 
 // Scratch is a folder for work in progress. Its name carries the process and
 // the boot, for people; what counts is that the process holds a lock in it.
@@ -20,25 +24,39 @@ type Scratch struct {
 
 // NewScratch makes a scratch folder in tmpDir.
 func NewScratch(tmpDir, label string) (*Scratch, error) {
-	// Made under a hidden name and locked before it can be seen, so that a
-	// sweep never finds one that is not locked yet.
-	hidden, err := os.MkdirTemp(tmpDir, ".new-*")
+	hidden, lock, err := lockedDir(tmpDir)
 	if err != nil {
 		return nil, err
 	}
-	lock, _, err := TryLock(filepath.Join(hidden, lockName))
-	if err != nil {
-		os.RemoveAll(hidden)
-		return nil, err
-	}
-	unique := strings.TrimPrefix(filepath.Base(hidden), ".new-")
-	dir := filepath.Join(tmpDir, fmt.Sprintf("%s-%d-%s-%s.work", label, os.Getpid(), bootID(), unique))
+	Step("scratch.made")
+	unique := strings.TrimPrefix(filepath.Base(hidden), hiddenPrefix)
+	dir := filepath.Join(tmpDir, fmt.Sprintf("%s-%d-%s-%s%s", label, os.Getpid(), bootID(), unique, workSuffix))
 	if err := os.Rename(hidden, dir); err != nil {
 		lock.Unlock()
 		os.RemoveAll(hidden)
 		return nil, err
 	}
 	return &Scratch{dir, lock}, nil
+}
+
+// lockedDir makes a folder under a hidden name and locks it before it is seen
+// under its own, so that a sweep never finds one there that is not locked yet.
+func lockedDir(tmpDir string) (string, *Lock, error) {
+	for {
+		hidden, err := os.MkdirTemp(tmpDir, hiddenPrefix+"*")
+		if err != nil {
+			return "", nil, err
+		}
+		lock, ok, err := TryLock(filepath.Join(hidden, lockName))
+		if ok {
+			return hidden, lock, nil
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			os.RemoveAll(hidden)
+			return "", nil, err
+		}
+		// A sweep came between making and locking: another one, then.
+	}
 }
 
 // bootID is the start of the kernel's random name for this boot.
@@ -74,23 +92,62 @@ func SweepScratch(tmpDir string) (removed []string, err error) {
 	}
 	var errs []error
 	for _, e := range entries {
-		if !e.IsDir() || !strings.HasSuffix(e.Name(), ".work") {
+		if !e.IsDir() || !strings.HasPrefix(e.Name(), hiddenPrefix) && !strings.HasSuffix(e.Name(), workSuffix) {
 			continue
 		}
 		dir := filepath.Join(tmpDir, e.Name())
-		lock, free, err := TryLock(filepath.Join(dir, lockName))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-			continue
+		ok, err := sweepDir(dir)
+		if ok {
+			removed = append(removed, dir)
 		}
-		if err == nil && !free {
-			continue
-		}
-		errs = append(errs, os.RemoveAll(dir))
-		if lock != nil {
-			lock.Unlock()
-		}
-		removed = append(removed, dir)
+		errs = append(errs, err)
 	}
 	return removed, errors.Join(errs...)
+}
+
+// sweepDir removes a scratch folder if nobody holds its lock, and says whether
+// it did.
+func sweepDir(dir string) (bool, error) {
+	unique, hidden := strings.CutPrefix(filepath.Base(dir), hiddenPrefix)
+	if hidden {
+		return sweepHidden(dir, unique)
+	}
+	// A lock must not be made here: a folder that is just being closed would
+	// then not be empty when its turn comes.
+	lock, free, err := tryLock(filepath.Join(dir, lockName), 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		// It is being removed, or was when its process ended: with the lock
+		// gone there is nobody who works in it.
+	case err != nil || !free:
+		return false, err
+	default:
+		defer lock.Unlock()
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// sweepHidden removes a folder that has not got its name yet.
+func sweepHidden(dir, unique string) (bool, error) {
+	lock, free, err := TryLock(filepath.Join(dir, lockName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // it has its name now, or another sweep was faster
+	}
+	if err != nil || !free {
+		return false, err
+	}
+	defer lock.Unlock()
+	// Its process may be about to lock it. Under another name it is out of
+	// reach, before anything in it goes.
+	swept := filepath.Join(filepath.Dir(dir), "swept-"+unique+workSuffix)
+	if err := os.Rename(dir, swept); err != nil {
+		return false, err
+	}
+	if err := os.RemoveAll(swept); err != nil {
+		return false, err
+	}
+	return true, nil
 }
