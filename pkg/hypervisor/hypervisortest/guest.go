@@ -1,16 +1,14 @@
 package hypervisortest
 
 import (
-	"fmt"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/kamivm/kami/pkg/ami"
-	"github.com/kamivm/kami/pkg/digest"
 	"github.com/kamivm/kami/pkg/machine"
 	"github.com/kamivm/kami/pkg/qcow2"
-	"github.com/kamivm/kami/pkg/snapshot"
 )
 
 // The guest is one sector long: it writes a line to the first serial port,
@@ -76,51 +74,63 @@ func spec(t *testing.T, c Config) machine.Spec {
 	t.Helper()
 	dir := c.Dir
 	id := ami.NewInstanceID()
-	store, err := snapshot.Open(filepath.Join(dir, "store"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw := filepath.Join(t.TempDir(), "sector.raw")
-	if err := os.WriteFile(raw, BootSector("guest "+string(id)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(raw, diskSize); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	src, err := qcow2.RawSource(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	layer, err := store.WriteLayer(t.Context(), src, "", ami.NoProgress.Step("", 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	head := newHead(t, dir, layer.Digest, bitmapName)
-	chain, err := store.Chain(layer.Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
+	layer := newLayer(t, dir, BootSector("guest "+string(id)))
+	head := newHead(t, dir, filepath.Base(layer), bitmapName)
 	return machine.Spec{
 		ID: id, Name: "kami-" + string(id), UUID: "ec2e1916-9099-7caf-fd21-" + string(id)[len(id)-12:],
 		CPUs: 1, MemoryMiB: 64, Arch: ami.ArchX8664, Accel: c.Accel, CPU: c.CPU,
-		Disks:   []machine.Disk{{Device: "/dev/sda1", Serial: "suite", Path: head, Format: machine.FormatQCOW2, Backing: chain, Boot: true}},
+		Disks:   []machine.Disk{{Device: "/dev/sda1", Serial: "suite", Path: head, Format: machine.FormatQCOW2, Backing: []string{layer}, Boot: true}},
 		Network: machine.Network{MAC: "52:54:00:00:00:01"},
 		Console: machine.Console{Log: filepath.Join(dir, string(id)+".log")},
 	}
 }
 
-// newHead makes a head beside the store's layers; layer is "" for a blank one.
-func newHead(t *testing.T, dir string, layer digest.Digest, bitmap string) string {
+// newLayer makes a layer of a disk that begins with sector, as the store has it.
+func newLayer(t *testing.T, dir string, sector []byte) string {
 	t.Helper()
-	path := filepath.Join(dir, "store", "volumes", fmt.Sprintf("%s.qcow2", ami.NewVolumeID()))
+	for _, d := range []string{"layers", "volumes"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	raw, err := os.Create(filepath.Join(t.TempDir(), "sector.raw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	if _, err := raw.Write(sector); err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Truncate(diskSize); err != nil {
+		t.Fatal(err)
+	}
+	src, err := qcow2.RawSource(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.CreateTemp(filepath.Join(dir, "layers"), "new-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	res, err := qcow2.WriteLayer(t.Context(), f, src, nil, func(int64) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "layers", res.Layer.Hex()+".qcow2")
+	if err := errors.Join(f.Chmod(0o444), os.Rename(f.Name(), path)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// newHead makes a head on a layer of that name, or a blank one.
+func newHead(t *testing.T, dir, layer, bitmap string) string {
+	t.Helper()
+	path := filepath.Join(dir, "volumes", string(ami.NewVolumeID())+".qcow2")
 	backing := ""
 	if layer != "" {
-		backing = "../layers/" + layer.Hex() + ".qcow2"
+		backing = "../layers/" + layer
 	}
 	if err := qcow2.CreateHead(path, diskSize, backing, bitmap); err != nil {
 		t.Fatal(err)
