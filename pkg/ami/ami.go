@@ -259,7 +259,8 @@ type Instance struct {
 	Connect    string    `json:"ConnectUri"`  // qemu:///session
 	Accel      string    `json:"Accelerator"` // kvm or tcg
 	MAC        string    `json:"MacAddress"`
-	SSHPort    int       `json:"SshPort,omitempty"` // on 127.0.0.1, where the network forwards one
+	Network    string    `json:"NetworkName,omitempty"` // the hypervisor's; "" is user networking
+	SSHPort    int       `json:"SshPort,omitempty"`     // on 127.0.0.1, where the network forwards one
 	Hostname   string    `json:"Hostname"`
 	Terminated time.Time `json:"TerminationTime,omitzero"`
 }

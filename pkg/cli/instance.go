@@ -23,9 +23,9 @@ func (a *app) printInstances(doc any, all []ami.Instance) error {
 		{Title: "IMAGE", Text: func(i ami.Instance) string { return string(i.ImageID) }},
 		{Title: "TYPE", Text: func(i ami.Instance) string { return i.InstanceType }},
 		{Title: "ACCEL", Text: func(i ami.Instance) string { return i.Accel }},
-		{Title: "SSH", Text: func(i ami.Instance) string {
+		{Title: "ADDRESS", Text: func(i ami.Instance) string {
 			if i.SSHPort == 0 || i.State.Name != ami.InstanceRunning {
-				return ""
+				return i.PrivateIPAddress
 			}
 			return "127.0.0.1:" + strconv.Itoa(i.SSHPort)
 		}},
@@ -135,6 +135,7 @@ func (a *app) launch() *cobra.Command {
 	f.StringVar(&shutdown, "shutdown-behavior", "", "what a shutdown inside the guest does: stop (default) or terminate")
 	f.StringVar(&in.Hostname, "hostname", "", "host name (default the instance's id)")
 	f.StringVar(&name, "name", "", "the instances' Name tag, by which they can be called")
+	f.StringVar(&in.Network, "network", "", `network of the hypervisor's, or "user" for none (default: "default" where the system's libvirt has it up, else "user")`)
 	f.BoolVar(&in.RequireKVM, "require-kvm", false, "fail rather than emulate")
 	f.StringVar(&wait, "wait", "", "wait until the guest is running, booted or answers on ssh")
 	f.DurationVar(&limit, "wait-timeout", region.DefaultWait, "how long to wait at most")

@@ -137,6 +137,13 @@ type Consoler interface {
 	Console(ctx context.Context, id ami.InstanceID) (io.ReadWriteCloser, error)
 }
 
+// Networker knows the networks that guests can be on, other than each its own
+// user networking.
+type Networker interface {
+	// Networks returns the names of those that are up.
+	Networks(ctx context.Context) ([]string, error)
+}
+
 // Renderer shows a spec in the driver's own language, for people and for the
 // instance's folder.
 type Renderer interface {

@@ -40,7 +40,7 @@ func BuildSpec(p Plan) (machine.Spec, error) {
 	spec := machine.Spec{
 		ID: inst.InstanceID, Name: "kami-" + string(inst.InstanceID), UUID: UUID(inst.InstanceID),
 		CPUs: inst.CPUs, MemoryMiB: inst.MemoryMiB, Arch: inst.Architecture, Accel: p.Accel,
-		Network: machine.Network{MAC: inst.MAC, SSHPort: p.SSHPort, Hostname: inst.Hostname},
+		Network: machine.Network{MAC: inst.MAC, Name: inst.Network, SSHPort: p.SSHPort, Hostname: inst.Hostname},
 		Console: machine.Console{Log: p.ConsoleLog}, Agent: true,
 		Title: fmt.Sprintf("%s of %s", inst.InstanceID, inst.ImageID),
 	}

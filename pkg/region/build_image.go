@@ -68,8 +68,9 @@ func (r *Region) BuildImage(ctx context.Context, in BuildInput) (ami.Image, erro
 		image.RootDeviceName = res.RootDeviceName
 	}
 	if res.DefaultUser != "" {
-		image.Tags = inheritTags(image.Tags, []ami.Tag{{Key: TagDefaultUser, Value: res.DefaultUser}})
+		image.Tags = withTag(image.Tags, TagDefaultUser, res.DefaultUser)
 	}
+	image.Tags = withTag(image.Tags, TagRecipe, rec.Name)
 	return r.adopt(ctx, image, src, "Built from "+rec.Name)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -20,12 +21,12 @@ import (
 // well, and how to mend it. It changes nothing and needs no region.
 func Doctor(ctx context.Context, opts Options) []Check {
 	checks := []Check{checkKVM(), checkKVMForQEMU()}
-	checks = append(checks, checkLibvirt(ctx, opts.Connect)...)
-	checks = append(checks, checkFirmware())
+	lv, uri := checkLibvirt(ctx, opts.Connect)
+	checks = append(checks, lv, checkFirmware())
 	for _, t := range tools {
 		checks = append(checks, checkTool(t))
 	}
-	return append(checks, checkHome(opts.Home), checkSpace(opts.Home))
+	return append(checks, checkNamespaces(), checkHome(opts.Home), checkPassable(opts.Home, uri), checkSpace(opts.Home))
 }
 
 func checkKVM() Check {
@@ -72,25 +73,26 @@ func checkKVMForQEMU() Check {
 	}
 }
 
-func checkLibvirt(ctx context.Context, uri string) []Check {
+// checkLibvirt also says where libvirt was found, "" for nowhere.
+func checkLibvirt(ctx context.Context, uri string) (Check, string) {
 	c := Check{Name: "libvirt", Status: CheckFailed, Mend: "apt-get install libvirt-daemon-system libvirt-clients; for qemu:///system also: systemctl start libvirtd"}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	d, err := libvirt.Open(ctx, uri)
 	if err != nil {
 		c.Detail = firstLine(err)
-		return []Check{c}
+		return c, ""
 	}
 	defer d.Close()
 	caps, err := d.Capabilities(ctx)
 	if err != nil {
 		c.Detail = firstLine(err)
-		return []Check{c}
+		return c, ""
 	}
-	return []Check{{
+	return Check{
 		Name: "libvirt", Status: CheckOK,
 		Detail: fmt.Sprintf("%s answers (libvirt %s, QEMU %s)", d.URI(), caps.LibVersion, caps.HypervisorVersion),
-	}}
+	}, d.URI()
 }
 
 func checkFirmware() Check {
@@ -112,6 +114,7 @@ var tools = [...]tool{
 	{"ssh", "kami ssh", "openssh-client"},
 	{"mmdebstrap", "kami build of Debian", "mmdebstrap"},
 	{"mke2fs", "kami build", "e2fsprogs"},
+	{"cpio", "kami build tiny", "cpio"},
 	{"mkfs.vfat", "kami build", "dosfstools"},
 	{"mcopy", "kami build", "mtools"},
 	{"grub-mkimage", "kami build", "grub-common grub-pc-bin grub-efi-amd64-bin"},
@@ -155,6 +158,52 @@ func checkHome(home string) Check {
 	const writable = 2 // W_OK
 	if err := syscall.Access(dir, writable); err != nil {
 		return Check{Name: c.Name, Status: CheckFailed, Detail: fmt.Sprintf("%s cannot be written: %v", dir, err), Mend: "choose another home with --home or KAMI_HOME"}
+	}
+	return c
+}
+
+// checkNamespaces finds whether an ordinary user can build: as many users as a
+// system has are mapped into the build by /etc/subuid.
+func checkNamespaces() Check {
+	c := Check{Name: "building rootless", Status: CheckOK, Detail: "not needed: this is root"}
+	if os.Getuid() == 0 {
+		return c
+	}
+	me, err := user.Current()
+	if err != nil {
+		return Check{Name: c.Name, Status: CheckWarning, Detail: "this user has no name: " + err.Error()}
+	}
+	if _, err := exec.LookPath("newuidmap"); err != nil {
+		return Check{Name: c.Name, Status: CheckWarning, Detail: "newuidmap is not found: kami build needs it", Mend: "apt-get install uidmap"}
+	}
+	for _, file := range []string{"/etc/subuid", "/etc/subgid"} {
+		b, _ := os.ReadFile(file)
+		if !strings.Contains("\n"+string(b), "\n"+me.Username+":") {
+			return Check{
+				Name: c.Name, Status: CheckWarning, Detail: file + " has nothing for " + me.Username + ": kami build cannot make a system's users",
+				Mend: "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 " + me.Username,
+			}
+		}
+	}
+	c.Detail = "users can be mapped"
+	return c
+}
+
+// checkPassable finds whether the user that the system's libvirt runs QEMU as
+// can reach the guests' disks.
+func checkPassable(home, uri string) Check {
+	c := Check{Name: "home for libvirt", Status: CheckOK, Detail: "guests run as this user"}
+	if uri != libvirt.System {
+		return c
+	}
+	c.Detail = "QEMU's user can reach it"
+	for dir := home; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o001 == 0 {
+			return Check{
+				Name: c.Name, Status: CheckFailed, Detail: fmt.Sprintf("%s is %04o: guests of qemu:///system run as another user, who cannot pass through it", dir, info.Mode().Perm()),
+				Mend: "chmod o+x " + dir + ", or choose another home with --home or KAMI_HOME",
+			}
+		}
 	}
 	return c
 }

@@ -94,6 +94,7 @@ func (r *Region) observe(ctx context.Context, all []ami.Instance) []ami.Instance
 		}
 		switch state := states[inst.Connect][inst.InstanceID]; state {
 		case hypervisor.StateRunning, hypervisor.StatePaused:
+			all[i].PrivateIPAddress = r.address(ctx, inst)
 		default:
 			all[i] = r.noticeOff(ctx, inst)
 		}

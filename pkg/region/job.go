@@ -40,8 +40,10 @@ func (r *Region) begin(ctx context.Context, records func(*catalog.Tx) error, ids
 		j.locks = append(j.locks, lock)
 	}
 	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error {
-		if err := records(tx); err != nil {
-			return err
+		if records != nil {
+			if err := records(tx); err != nil {
+				return err
+			}
 		}
 		for _, id := range ids {
 			lease := catalog.Lease{ID: id, Holder: fmt.Sprint(os.Getpid()), Created: time.Now().UTC()}
@@ -99,6 +101,13 @@ func (j *job) close(ctx context.Context) {
 	j.unlock()
 }
 
+// abandon ends the job and leaves what it made.
+func (j *job) abandon(ctx context.Context) {
+	if err := j.commit(ctx, func(*catalog.Tx) error { return nil }); err != nil {
+		j.r.progress.Note("the next command will not find that this one is over: %v", err)
+	}
+}
+
 func (j *job) unlock() {
 	for i, lock := range j.locks {
 		os.Remove(j.r.lockPath(j.ids[i]))
@@ -149,6 +158,8 @@ func (r *Region) undo(ctx context.Context, id string) error {
 		err = r.undoVolume(ctx, ami.VolumeID(id))
 	case "i":
 		err = r.undoInstance(ctx, ami.InstanceID(id))
+	case "build":
+		err = r.undoBuilder(ctx, ami.InstanceID(strings.TrimPrefix(id, builderPrefix)))
 	}
 	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
 		return err

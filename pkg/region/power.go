@@ -67,8 +67,10 @@ func (r *Region) start(ctx context.Context, inst ami.Instance) (ami.Instance, er
 	// A port that was free a moment ago can be taken by the time that the
 	// hypervisor binds it; then another one is tried.
 	for try := 0; ; try++ {
-		if inst.SSHPort, err = freePort(ctx); err != nil {
-			return inst, storeError(err, "No port is free for ssh.")
+		if inst.SSHPort = 0; inst.Network == "" {
+			if inst.SSHPort, err = freePort(ctx); err != nil {
+				return inst, storeError(err, "No port is free for ssh.")
+			}
 		}
 		spec, err := r.spec(ctx, inst)
 		if err != nil {

@@ -82,9 +82,14 @@ type RunInstancesInput struct {
 	BootMode            ami.BootMode // over the image's
 	ShutdownBehavior    ami.ShutdownBehavior
 	Hostname            string
+	Network             string // a network of the hypervisor's, "user", or "" to choose
 	Tags                []ami.Tag
 	RequireKVM          bool
 	DryRun              bool
+
+	// A build's guest is known before it is, and lets the build in.
+	instanceID ami.InstanceID
+	publicKeys []string
 }
 
 // WaitFor is a condition that an instance is waited for.

@@ -45,6 +45,9 @@ func (r *Region) RunInstances(ctx context.Context, in RunInstancesInput) (ami.Re
 		}
 		r.progress.Note("KVM cannot be used (%s): the guest is emulated, and slower", why)
 	}
+	if proto.Network, err = r.network(ctx, driver, in.Network); err != nil {
+		return ami.Reservation{}, err
+	}
 	if in.DryRun {
 		return ami.Reservation{}, dryRun("launch %d of %s (%s)", in.Count, image.ImageID, image.Name)
 	}
@@ -173,7 +176,10 @@ func (r *Region) checkMapping(ctx context.Context, mapping []ami.BlockDeviceMapp
 // runOne launches one instance. When it fails nothing of it is left.
 func (r *Region) runOne(ctx context.Context, inst ami.Instance, image ami.Image, mapping []ami.BlockDeviceMapping, in RunInstancesInput) (ami.Instance, error) {
 	now := time.Now().UTC().Truncate(time.Millisecond)
-	inst.InstanceID, inst.LaunchTime, inst.MAC = ami.NewInstanceID(), now, launch.NewMAC()
+	inst.InstanceID, inst.LaunchTime, inst.MAC = in.instanceID, now, launch.NewMAC()
+	if inst.InstanceID == "" {
+		inst.InstanceID = ami.NewInstanceID()
+	}
 	if inst.Hostname == "" {
 		inst.Hostname = launch.Hostname(inst.InstanceID)
 	}
@@ -200,7 +206,7 @@ func (r *Region) runOne(ctx context.Context, inst ami.Instance, image ami.Image,
 		}
 	}
 	durable.Step("launch.heads")
-	if err := r.writeIdentity(ctx, inst, image, in.UserData); err != nil {
+	if err := r.writeIdentity(ctx, inst, image, in); err != nil {
 		return inst, err
 	}
 	if inst, err = r.start(ctx, inst); err != nil {
@@ -265,12 +271,12 @@ func (r *Region) planVolumes(ctx context.Context, inst *ami.Instance, mapping []
 }
 
 // writeIdentity makes the instance's folder: who the guest is and its variables.
-func (r *Region) writeIdentity(ctx context.Context, inst ami.Instance, image ami.Image, userData []byte) error {
+func (r *Region) writeIdentity(ctx context.Context, inst ami.Instance, image ami.Image, in RunInstancesInput) error {
 	dir := r.instanceDir(inst.InstanceID)
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return storeError(err, "The instance's folder cannot be made.")
 	}
-	var keys []string
+	keys := slices.Clone(in.publicKeys)
 	if inst.KeyName != "" {
 		key, err := r.keyPair(ctx, inst.KeyName)
 		if err != nil {
@@ -278,7 +284,7 @@ func (r *Region) writeIdentity(ctx context.Context, inst ami.Instance, image ami
 		}
 		keys = append(keys, key.PublicKey)
 	}
-	seed := disk.Seed{MetaData: launch.MetaData(inst, keys), UserData: userData}
+	seed := disk.Seed{MetaData: launch.MetaData(inst, keys), UserData: in.UserData}
 	if err := disk.WriteSeed(r.seedPath(inst.InstanceID), seed); err != nil {
 		return storeError(err, "The guest's seed cannot be written.")
 	}

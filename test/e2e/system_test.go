@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,6 +54,41 @@ func TestSystemLibvirt(t *testing.T) {
 		if strings.HasSuffix(name, ".qcow2") && (info.Mode().Perm() != 0o444 || !ownedByRoot(info)) {
 			t.Errorf("layer %s is %v of another owner: shared layers are not given away", name, info.Mode())
 		}
+	}
+}
+
+// TestSystemNetwork puts a guest on a network of libvirt's: its address comes
+// from the network's DHCP server, and kami ssh finds it.
+func TestSystemNetwork(t *testing.T) {
+	t.Parallel()
+	requireRoot(t, "it needs qemu:///system")
+	tiny(t)
+	name := fmt.Sprintf("kami%d", os.Getpid()%100000)
+	xml := filepath.Join(t.TempDir(), "net.xml")
+	must(t, os.WriteFile(xml, fmt.Appendf(nil, `<network>
+  <name>%s</name><forward mode='nat'/><bridge name='%s'/>
+  <ip address='192.168.249.1' netmask='255.255.255.0'><dhcp><range start='192.168.249.2' end='192.168.249.99'/></dhcp></ip>
+</network>`, name, name), 0o644))
+	virsh := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command("virsh", append([]string{"-c", system}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("virsh %s: %v\n%s", args, err, out)
+		}
+	}
+	virsh("net-create", xml)
+	t.Cleanup(func() { virsh("net-destroy", name) })
+
+	said := shared.refuse(t, ami.CodeInvalidParameterValue, "launch", "tiny", "--network", "no-such-network")
+	if !strings.Contains(said, name) {
+		t.Errorf("the error does not name the network that is up:\n%s", said)
+	}
+	id := shared.launch(t, "tiny", "--key-name", "e2e", "--network", name, "--wait", "ssh")
+	inst := show[ami.Instance](t, shared, "instance", id)
+	if inst.SSHPort != 0 || !strings.HasPrefix(inst.PrivateIPAddress, "192.168.249.") {
+		t.Errorf("on %s the guest has the address %q and the port %d", name, inst.PrivateIPAddress, inst.SSHPort)
+	}
+	if got := shared.ssh(t, id, "ip -4 -o addr show"); !strings.Contains(got, inst.PrivateIPAddress+"/24") {
+		t.Errorf("the guest has no address %s:\n%s", inst.PrivateIPAddress, got)
 	}
 }
 

@@ -163,6 +163,9 @@ func (d *Driver) Address(ctx context.Context, _ machine.Network, id ami.Instance
 	return "192.0.2.1", d.with(ctx, id, func(*guest) error { return nil })
 }
 
+// Networks is the network that every fake has.
+func (d *Driver) Networks(ctx context.Context) ([]string, error) { return []string{"fake"}, ctx.Err() }
+
 // AttachDisk adds the disk to the guest's spec.
 func (d *Driver) AttachDisk(ctx context.Context, id ami.InstanceID, disk machine.Disk) error {
 	return d.with(ctx, id, func(g *guest) error {
@@ -245,4 +248,5 @@ var (
 	_ hypervisor.Driver      = (*Driver)(nil)
 	_ hypervisor.Plugger     = (*Driver)(nil)
 	_ hypervisor.Snapshotter = (*Driver)(nil)
+	_ hypervisor.Networker   = (*Driver)(nil)
 )

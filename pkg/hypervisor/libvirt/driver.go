@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +19,12 @@ import (
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/hypervisor"
 	"github.com/kamivm/kami/pkg/machine"
+)
+
+// The libvirts of a host: the system's, and each user's own.
+const (
+	System  = "qemu:///system"
+	Session = "qemu:///session"
 )
 
 // Driver is a connection to one libvirt.
@@ -51,10 +58,10 @@ func Open(ctx context.Context, uri string) (*Driver, error) {
 	}
 	tries := []string{uri}
 	if uri == "" {
-		tries = []string{"qemu:///session"}
+		tries = []string{Session}
 		// Without its socket there is no system libvirt to wait for.
 		if _, err := os.Stat("/run/libvirt/libvirt-sock"); err == nil && os.Getuid() == 0 {
-			tries = []string{"qemu:///system", "qemu:///session"}
+			tries = []string{System, Session}
 		}
 	}
 	var errs []error
@@ -280,6 +287,25 @@ func (d *Driver) Destroy(ctx context.Context, id ami.InstanceID) error {
 		return nil
 	}
 	return err
+}
+
+// Networks returns the names of libvirt's active networks.
+func (d *Driver) Networks(ctx context.Context) ([]string, error) {
+	return ask(ctx, d, func() ([]string, error) {
+		all, err := d.conn.ListAllNetworks(libvirt.CONNECT_LIST_NETWORKS_ACTIVE)
+		if err != nil {
+			return nil, err
+		}
+		var names []string
+		for _, n := range all {
+			if name, err := n.GetName(); err == nil {
+				names = append(names, name)
+			}
+			n.Free()
+		}
+		slices.Sort(names)
+		return names, nil
+	})
 }
 
 // Address returns the guest's address by the leases of its network or its agent.

@@ -153,4 +153,6 @@ var (
 	_ hypervisor.Consoler = (*Driver)(nil)
 	_ hypervisor.Freezer  = (*Driver)(nil)
 	_ hypervisor.Renderer = (*Driver)(nil)
+
+	_ hypervisor.Networker = (*Driver)(nil)
 )
