@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/google/uuid"
 
@@ -72,22 +73,31 @@ func Build(ctx context.Context, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	user := o.Recipe.User
+	user, boot := o.Recipe.User, o.Recipe.BootMode
 	if user == "" {
 		user = "root"
 	}
+	if boot == "" {
+		boot = ami.BootUEFIPreferred
+	}
 	return Result{
-		RawDisk: raw, Architecture: o.Recipe.Architecture, BootMode: ami.BootUEFIPreferred,
+		RawDisk: raw, Architecture: o.Recipe.Architecture, BootMode: boot,
 		RootDeviceName: "/dev/sda1", DefaultUser: user,
 	}, nil
 }
 
-// tail keeps the end of what a step prints.
-type tail struct{ b []byte }
+// tail keeps the end of what a step prints. A guest's two streams are copied
+// into it at the same time.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
 
 const maxTail = 4 << 10
 
 func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.b = append(t.b, p...)
 	if len(t.b) > 4*maxTail {
 		t.b = append([]byte{}, t.b[len(t.b)-maxTail:]...)
@@ -96,6 +106,8 @@ func (t *tail) Write(p []byte) (int, error) {
 }
 
 func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	lines := strings.Split(strings.TrimSpace(string(t.b)), "\n")
 	return strings.Join(lines[max(0, len(lines)-20):], "\n")
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/uuid"
@@ -46,6 +47,23 @@ func TestTail(t *testing.T) {
 		if got := out.String(); got != c.want {
 			t.Errorf("of %.20q got %d bytes, want %d", c.in, len(got), len(c.want))
 		}
+	}
+}
+
+// TestTailOfTwoStreams is for the race detector too.
+func TestTailOfTwoStreams(t *testing.T) {
+	var out tail
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for range 1000 {
+				out.Write([]byte("line\n"))
+			}
+		})
+	}
+	wg.Wait()
+	if got, want := len(out.b), 2000*len("line\n"); got != want {
+		t.Errorf("%d bytes are kept, want %d", got, want)
 	}
 }
 

@@ -4,6 +4,7 @@
 package recipe
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/goccy/go-yaml"
 
@@ -40,8 +42,9 @@ type Recipe struct {
 	Kernel       string           `yaml:"kernel"`
 	Initrd       string           `yaml:"initrd"`
 	Cmdline      string           `yaml:"cmdline"`
-	Tree         string           `yaml:"tree"` // folder that becomes the root; "" is the whole
-	User         string           `yaml:"user"` // to log in as; "" is root
+	BootMode     ami.BootMode     `yaml:"boot_mode"` // "" is uefi-preferred; the disk boots both ways
+	Tree         string           `yaml:"tree"`      // folder that becomes the root; "" is the whole
+	User         string           `yaml:"user"`      // to log in as; "" is root
 	Files        []File           `yaml:"files"`
 	Script       string           `yaml:"script"` // file beside the recipe
 	Memory       int64            `yaml:"memory"` // MiB, for a guest that is changed
@@ -87,8 +90,12 @@ func Parse(data []byte) (Recipe, error) {
 	if len(data) > maxSize {
 		return r, fmt.Errorf("the recipe has more than %d bytes", maxSize)
 	}
-	if err := yaml.UnmarshalWithOptions(data, &r, yaml.Strict()); err != nil {
+	dec := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict())
+	if err := dec.Decode(&r); err != nil && !errors.Is(err, io.EOF) { // nothing at all has its faults told below
 		return r, errors.New(yaml.FormatError(err, false, true))
+	}
+	if err := dec.Decode(&yaml.MapSlice{}); !errors.Is(err, io.EOF) {
+		return r, errors.New("the recipe's file holds more than one document")
 	}
 	return r, r.check()
 }
@@ -132,7 +139,7 @@ func (r *Recipe) check() error {
 	}
 	for i, f := range r.Files {
 		at := fmt.Sprintf("files[%d].", i)
-		if !filepath.IsAbs(f.Path) || filepath.Clean(f.Path) != f.Path || strings.ContainsAny(f.Path, "\n'") {
+		if !isClean(f.Path, "'") || f.Path == "/" {
 			bad(at+"path", f.Path, "not a clean absolute path")
 		}
 		if (f.Source == "") == (f.Content == "") {
@@ -157,11 +164,18 @@ func (r *Recipe) check() error {
 }
 
 func (r *Recipe) checkFrom(bad func(string, any, string, ...any)) {
-	for field, value := range map[string]string{
-		"suite": r.Suite, "variant": r.Variant, "size": r.Size, "kernel": r.Kernel, "initrd": r.Initrd, "cmdline": r.Cmdline, "tree": r.Tree,
+	for _, f := range [][2]string{
+		{"suite", r.Suite},
+		{"variant", r.Variant},
+		{"size", r.Size},
+		{"kernel", r.Kernel},
+		{"initrd", r.Initrd},
+		{"cmdline", r.Cmdline},
+		{"tree", r.Tree},
+		{"boot_mode", string(r.BootMode)},
 	} {
-		if value != "" {
-			bad(field, value, "it goes with a recipe that has no from")
+		if f[1] != "" {
+			bad(f[0], f[1], "it goes with a recipe that has no from")
 		}
 	}
 	if r.Memory != 0 && (r.Memory < 64 || r.Memory > 1<<20) {
@@ -193,17 +207,28 @@ func (r *Recipe) checkBase(bad func(string, any, string, ...any)) {
 			bad("size", r.Size, "not from 64MiB to 1024GiB")
 		}
 	}
-	for field, value := range map[string]string{"kernel": r.Kernel, "initrd": r.Initrd} {
-		if !filepath.IsAbs(value) || filepath.Clean(value) != value || strings.ContainsAny(value, " \n'\"") {
-			bad(field, value, "not a clean absolute path")
+	for _, f := range [][2]string{{"kernel", r.Kernel}, {"initrd", r.Initrd}} {
+		if !isClean(f[1], " '\"\\") {
+			bad(f[0], f[1], "not a clean absolute path")
 		}
 	}
-	if strings.ContainsAny(r.Cmdline, "\n'\"\\") {
+	if strings.ContainsAny(r.Cmdline, "'\"\\") || strings.ContainsFunc(r.Cmdline, unicode.IsControl) {
 		bad("cmdline", r.Cmdline, "it has quotes or line breaks")
 	}
-	if r.Tree != "" && (!filepath.IsAbs(r.Tree) || filepath.Clean(r.Tree) != r.Tree || strings.ContainsAny(r.Tree, " \n'\"")) {
+	modes := []ami.BootMode{"", ami.BootLegacyBIOS, ami.BootUEFI, ami.BootUEFIPreferred}
+	if !slices.Contains(modes, r.BootMode) {
+		bad("boot_mode", r.BootMode, "not one of %s", modes[1:])
+	}
+	if r.Tree != "" && !isClean(r.Tree, " '\"") {
 		bad("tree", r.Tree, "not a clean absolute path")
 	}
+}
+
+// isClean says whether a path is absolute, has nothing to tidy up in it, and has
+// no character that cannot be shown or is in without.
+func isClean(path, without string) bool {
+	return filepath.IsAbs(path) && filepath.Clean(path) == path &&
+		!strings.ContainsAny(path, without) && !strings.ContainsFunc(path, unicode.IsControl)
 }
 
 // checkFiles finds files beside the recipe that are missing or lead elsewhere.
