@@ -43,7 +43,7 @@ func (r Report) BootMode() ami.BootMode {
 const (
 	sector        = 512
 	maxPartitions = 256
-	// searchESP bounds how much of an EFI system partition is searched.
+	// searchESP bounds how much of a disk's EFI system partitions is searched.
 	searchESP = 128 << 20
 )
 
@@ -84,10 +84,13 @@ func Inspect(ctx context.Context, img io.ReaderAt, size int64) (Report, error) {
 	if r.BIOSBootable {
 		r.Architecture = ami.ArchX8664
 	}
+	budget := int64(searchESP)
 	for _, p := range r.Partitions {
 		if !p.ESP {
 			continue
 		}
+		p.Size = min(p.Size, budget)
+		budget -= p.Size
 		arch, err := findLoader(ctx, img, p)
 		if err != nil {
 			return r, err
@@ -168,7 +171,7 @@ func findLoader(ctx context.Context, img io.ReaderAt, p Partition) (ami.Architec
 		"BOOTX64 EFI": ami.ArchX8664, "BOOTAA64EFI": ami.ArchARM64, "BOOTIA32EFI": ami.ArchI386,
 	}
 	buf := make([]byte, 1<<20)
-	for off := int64(0); off < min(p.Size, searchESP); off += int64(len(buf)) {
+	for off := int64(0); off < p.Size; off += int64(len(buf)) {
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}

@@ -135,7 +135,7 @@ func (b *Blocks) UnmarshalBinary(data []byte) error {
 	*b = Blocks{n: int64(n), pages: map[int64]*page{}}
 	for rest := data[16:body]; len(rest) > 0; rest = rest[entry:] {
 		at := binary.BigEndian.Uint64(rest)
-		if at*pageBlocks >= n {
+		if at > n/pageBlocks || at*pageBlocks >= n {
 			return corrupt("a page of blocks beyond the end")
 		}
 		p := &page{}

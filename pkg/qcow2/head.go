@@ -23,6 +23,9 @@ func CreateHead(path string, size int64, backing, bitmap string) error {
 	if size <= 0 || size%512 != 0 || size > maxVirtualBytes {
 		return fmt.Errorf("%w: a disk of %d bytes", ErrUnsupported, size)
 	}
+	if len(bitmap) > maxNameLen {
+		return fmt.Errorf("%w: a bitmap's name of %d bytes", ErrUnsupported, len(bitmap))
+	}
 	var empty stage
 	g := empty.geometry(size)
 	var extension, directory, table []byte

@@ -47,6 +47,10 @@ func WriteLayer(ctx context.Context, w *os.File, src Source, parent *Parent, pro
 	if src.Size() <= 0 || src.Size()%512 != 0 || src.Size() > maxVirtualBytes {
 		return LayerResult{}, fmt.Errorf("%w: a disk of %d bytes", ErrUnsupported, src.Size())
 	}
+	if parent != nil && parent.Image.Size() > src.Size() {
+		// The parent's block digests would speak of what is cut off.
+		return LayerResult{}, fmt.Errorf("%w: a disk of %d bytes over one of %d", ErrUnsupported, src.Size(), parent.Image.Size())
+	}
 	stage, err := newStage(w)
 	if err != nil {
 		return LayerResult{}, err

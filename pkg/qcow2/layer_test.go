@@ -11,7 +11,7 @@ import (
 )
 
 // qemuImg runs qemu-img, the judge of what is written here.
-func qemuImg(t *testing.T, args ...string) string {
+func qemuImg(t testing.TB, args ...string) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "qemu-img", args...).CombinedOutput()
 	if err != nil {

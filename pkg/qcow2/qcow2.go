@@ -34,7 +34,7 @@ const (
 	maxNameLen      = 1023
 	maxL1Bytes      = 32 << 20 // QEMU's own limit
 	maxExtensions   = 64
-	maxVirtualBytes = 1 << 50
+	maxVirtualBytes = 1 << 48 // 2^32 clusters; also what QEMU takes a bitmap of
 
 	incompatDirty       = 1 << 0
 	incompatCorrupt     = 1 << 1
@@ -155,7 +155,12 @@ func Inspect(r io.ReaderAt, fileSize int64) (Info, error) {
 	if err := info.readBacking(buf); err != nil {
 		return info, err
 	}
-	return info, info.readExtensions(buf, headerLen)
+	// Extensions end where the backing name begins, or with the first cluster.
+	end := min(uint64(len(buf)), cluster)
+	if name := be.Uint64(buf[8:]); name != 0 {
+		end = min(end, name)
+	}
+	return info, info.readExtensions(buf[:end], headerLen)
 }
 
 func (info *Info) readBacking(buf []byte) error {

@@ -174,7 +174,7 @@ func checkQCOW2(r io.ReaderAt, size int64) error {
 	case errors.Is(err, qcow2.ErrCorrupt):
 		return fmt.Errorf("%w: %w", ErrTruncated, err)
 	case err != nil:
-		return err
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
 	case info.BackingName != "":
 		return fmt.Errorf("%w: the backing file %q", ErrForeignFile, info.BackingName)
 	case info.DataFile:
@@ -183,63 +183,6 @@ func checkQCOW2(r io.ReaderAt, size int64) error {
 		return fmt.Errorf("%w: it is encrypted", ErrUnsupported)
 	case info.ExtendedL2:
 		return fmt.Errorf("%w: it has extended L2 entries; convert it with qemu-img first", ErrUnsupported)
-	}
-	return nil
-}
-
-// checkVMDK takes sparse disks with their descriptor inside: monolithicSparse
-// and streamOptimized. The descriptor may name one extent, and no parent.
-func checkVMDK(r io.ReaderAt, size int64) error {
-	h := make([]byte, 512)
-	if size < 512 {
-		return fmt.Errorf("%w: its header", ErrTruncated)
-	}
-	if err := readAt(r, h, 0); err != nil {
-		return err
-	}
-	if string(h[:4]) != "KDMV" {
-		return fmt.Errorf("%w: the extents of a vmdk descriptor; convert it to a single file where it was made", ErrForeignFile)
-	}
-	le := binary.LittleEndian
-	capacity, at, n, dir := le.Uint64(h[12:]), le.Uint64(h[28:]), le.Uint64(h[36:]), le.Uint64(h[56:])
-	if capacity == 0 || capacity > 1<<41 {
-		return fmt.Errorf("%w: a vmdk of %d sectors", ErrUnsupported, capacity)
-	}
-	if at == 0 || n == 0 || n > 2048 {
-		return fmt.Errorf("%w: a vmdk without a descriptor inside", ErrUnsupported)
-	}
-	if at > uint64(size)/512 || (at+n)*512 > uint64(size) {
-		return fmt.Errorf("%w: its descriptor", ErrTruncated)
-	}
-	const gdAtEnd = ^uint64(0) // of a stream, behind everything
-	if dir != gdAtEnd && dir > uint64(size)/512 {
-		return fmt.Errorf("%w: its grain directory", ErrTruncated)
-	}
-	if dir == gdAtEnd {
-		foot := make([]byte, 4)
-		if size < 3*512 || readAt(r, foot, size-1024) != nil || string(foot) != "KDMV" {
-			return fmt.Errorf("%w: its footer", ErrTruncated)
-		}
-	}
-	text := make([]byte, n*512)
-	if err := readAt(r, text, int64(at)*512); err != nil {
-		return err
-	}
-	text, _, _ = bytes.Cut(text, []byte{0})
-	extents := 0
-	for _, line := range strings.Split(string(text), "\n") {
-		line = strings.TrimSpace(line)
-		f := strings.Fields(line)
-		lower := strings.ToLower(line)
-		switch {
-		case strings.HasPrefix(lower, "parentfilenamehint"),
-			strings.HasPrefix(lower, "parentcid") && !strings.HasSuffix(strings.ReplaceAll(lower, " ", ""), "=ffffffff"):
-			return fmt.Errorf("%w: a parent disk", ErrForeignFile)
-		case len(f) >= 4 && (f[0] == "RW" || f[0] == "RDONLY" || f[0] == "NOACCESS"):
-			if extents++; f[2] != "SPARSE" || extents > 1 || strings.ContainsAny(line, "/\\") {
-				return fmt.Errorf("%w: the extent %s", ErrForeignFile, line)
-			}
-		}
 	}
 	return nil
 }
@@ -256,14 +199,24 @@ func checkVHD(r io.ReaderAt, size int64) error {
 	if string(foot[:8]) != "conectix" {
 		return fmt.Errorf("%w: its footer", ErrTruncated)
 	}
-	switch kind := binary.BigEndian.Uint32(foot[60:]); kind {
-	case 2, 3:
-		return nil
-	case 4:
-		return fmt.Errorf("%w: a parent disk", ErrForeignFile)
-	default:
-		return fmt.Errorf("%w: a vhd of type %d", ErrUnsupported, kind)
+	// A dynamic disk begins with a copy of its footer, which readers may prefer.
+	head := make([]byte, 512)
+	if err := readAt(r, head, 0); err != nil {
+		return err
 	}
+	for _, b := range [][]byte{foot, head} {
+		if string(b[:8]) != "conectix" {
+			continue
+		}
+		switch kind := binary.BigEndian.Uint32(b[60:]); kind {
+		case 2, 3:
+		case 4:
+			return fmt.Errorf("%w: a parent disk", ErrForeignFile)
+		default:
+			return fmt.Errorf("%w: a vhd of type %d", ErrUnsupported, kind)
+		}
+	}
+	return nil
 }
 
 // checkVHDX looks for the parent locator in the region of metadata ([MS-VHDX],

@@ -90,6 +90,11 @@ func Open(ctx context.Context, path string, format Format, tmpDir string, step a
 var qemuNames = map[Format]string{VMDK: "vmdk", VHD: "vpc", VHDX: "vhdx"} //nolint:gochecknoglobals // never written
 
 func convert(ctx context.Context, path string, format Format, tmpDir string) (qcow2.Source, io.Closer, error) {
+	// A relative name with a colon in it would be a protocol to qemu-img.
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, nil, err
+	}
 	out := filepath.Join(tmpDir, "converted.raw")
 	args := []string{"convert", "-f", qemuNames[format], "-O", "raw", "-S", "64k", path, out}
 	if text, err := exec.CommandContext(ctx, "qemu-img", args...).CombinedOutput(); err != nil {
@@ -153,7 +158,7 @@ func findDisk(src io.Reader) (io.Reader, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrTruncated, err)
 		}
-		if h.Typeflag != tar.TypeReg {
+		if h.Typeflag != tar.TypeReg && h.Typeflag != tar.TypeGNUSparse {
 			continue
 		}
 		switch ext := strings.ToLower(path.Ext(h.Name)); ext {
