@@ -12,8 +12,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/google/uuid"
 
@@ -29,7 +31,6 @@ const epoch = "1700000000"
 type Options struct {
 	Recipe   recipe.Recipe
 	Tmp      string // work folder, absolute; the disk is left in it
-	CacheDir string // keeps packages for the next build; "" for none
 	Progress ami.Progress
 }
 
@@ -126,8 +127,12 @@ func run(ctx context.Context, o Options, step, name string, args ...string) erro
 	}
 	var out tail
 	cmd.Stdout, cmd.Stderr = &out, &out
-	// What is interrupted ends with all that it started.
+	// What is interrupted ends with all that it started, and what is killed takes
+	// it along: the signal comes when the thread that started it is gone.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()

@@ -12,8 +12,10 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"time"
 
-	_ "modernc.org/sqlite" // the database/sql driver
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // Sentinels, wrapped by what the methods return.
@@ -34,6 +36,32 @@ func Open(ctx context.Context, path string) (*Store, error) {
 		"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(10000)", "foreign_keys(1)",
 	}}
 	dsn := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: q.Encode()}).String()
+	// The busy timeout does not cover the switch of a new file to WAL: of several
+	// processes that make a catalog at once, all but one are turned away.
+	for wait := time.Millisecond; ; wait *= 2 {
+		s, err := openOnce(ctx, dsn)
+		if !isBusy(err) || wait > maxBusy {
+			return s, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// maxBusy is the longest wait between two tries to open a catalog; all waits
+// together are twice that.
+const maxBusy = 4 * time.Second
+
+func isBusy(err error) bool {
+	const primary = 0xff // the rest says more closely what kind of busy
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code()&primary == sqlite3.SQLITE_BUSY
+}
+
+func openOnce(ctx context.Context, dsn string) (*Store, error) {
 	db, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return nil, fmt.Errorf("opening catalog: %w", err)

@@ -21,6 +21,9 @@ type Plan struct {
 	ConsoleLog string
 	Accel      machine.Accel
 	SSHPort    int // on 127.0.0.1, with user networking
+	// AgentSocket is a short path for the guest agent's channel, "" to let the
+	// hypervisor choose one.
+	AgentSocket string
 }
 
 // Disk is a volume behind a device name.
@@ -41,7 +44,7 @@ func BuildSpec(p Plan) (machine.Spec, error) {
 		ID: inst.InstanceID, Name: "kami-" + string(inst.InstanceID), UUID: UUID(inst.InstanceID),
 		CPUs: inst.CPUs, MemoryMiB: inst.MemoryMiB, Arch: inst.Architecture, Accel: p.Accel,
 		Network: machine.Network{MAC: inst.MAC, Name: inst.Network, SSHPort: p.SSHPort, Hostname: inst.Hostname},
-		Console: machine.Console{Log: p.ConsoleLog}, Agent: true,
+		Console: machine.Console{Log: p.ConsoleLog}, Agent: true, AgentSocket: p.AgentSocket,
 		Title: fmt.Sprintf("%s of %s", inst.InstanceID, inst.ImageID),
 	}
 	if inst.CurrentBootMode == ami.BootUEFI {

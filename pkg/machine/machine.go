@@ -38,7 +38,10 @@ type Spec struct {
 	Network   Network
 	Console   Console
 	Agent     bool // offer the guest agent's channel
-	Title     string
+	// AgentSocket is the path of the host's end of that channel; "" is the
+	// hypervisor's choice.
+	AgentSocket string
+	Title       string
 }
 
 // Firmware says what the guest boots with.

@@ -25,7 +25,7 @@ import (
 const Version = 1
 
 // maxSize bounds a recipe's file, in bytes.
-const maxSize = 1 << 20
+const maxSize = 64 << 10
 
 // Recipe says how an image is built. One with From is made by changing a booted
 // guest of another image; any other from a distribution's packages.

@@ -46,6 +46,12 @@ func (s *Store) WriteLayer(ctx context.Context, src qcow2.Source, parent digest.
 	if err != nil {
 		return Layer{}, noSpace(fmt.Errorf("writing layer: %w", err))
 	}
+	if p != nil && res.DataClusters+res.ZeroClusters == 0 && src.Size() == p.Image.Size() {
+		// Nothing has changed: the parent is this layer.
+		l, err := s.Layer(p.Layer)
+		l.Content = res.Content
+		return l, err
+	}
 	durable.Step("layer.written")
 	l := Layer{
 		Digest: res.Layer, Content: res.Content, Size: src.Size(), FileSize: res.FileSize,

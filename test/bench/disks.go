@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/kamivm/kami/pkg/ami"
@@ -30,11 +29,7 @@ func (b *bench) rawRoot(ctx context.Context, name string) (string, error) {
 }
 
 func (b *bench) layerPath(s ami.Snapshot) string {
-	_, hex, ok := strings.Cut(string(s.Layer), ":")
-	if !ok {
-		hex = string(s.Layer)
-	}
-	return filepath.Join(b.dir, "home/regions/local-1/layers", hex+".qcow2")
+	return filepath.Join(b.dir, "home/regions/local-1/layers", s.Layer.Hex()+".qcow2")
 }
 
 func (b *bench) rootSnapshot(ctx context.Context, image string) (ami.Snapshot, error) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/hypervisor/hypervisortest"
 )
 
 // crashSteps runs a command once to the end and returns the durable steps that
@@ -118,21 +119,13 @@ func TestKilledAtEveryStep(t *testing.T) {
 	plain := newHouse(shared.bin, h.home)
 	disk := filepath.Join(t.TempDir(), "sector.raw")
 	must(t, os.WriteFile(disk, bootSector(), 0o644))
-	must(t, os.Truncate(disk, 1<<20))
+	must(t, os.Truncate(disk, sectorDisk))
 
 	t.Run("import", func(t *testing.T) {
 		steps := crashSteps(t, h, "import", disk, "--name", "sector")
 		t.Logf("steps: %s", steps)
 		for i, step := range steps {
-			// Other bytes each time, so that a new layer has to be written.
-			other := filepath.Join(t.TempDir(), fmt.Sprintf("other-%d.raw", i))
-			must(t, os.WriteFile(other, bootSector(), 0o644))
-			f, err := os.OpenFile(other, os.O_WRONLY, 0)
-			must(t, err)
-			_, err = f.WriteAt([]byte(step), 1<<19)
-			must(t, err)
-			must(t, f.Truncate(1<<20))
-			must(t, f.Close())
+			other := otherSector(t, step)
 			name := fmt.Sprintf("import-%d", i)
 			crashAt(t, h, step, "import", other, "--name", name)
 			wholeAgain(t, plain, "import killed at "+step)
@@ -153,30 +146,46 @@ func TestKilledAtEveryStep(t *testing.T) {
 	})
 
 	t.Run("image create", func(t *testing.T) {
-		id := plain.launch(t, "sector", "--wait", "running")
-		plain.waitConsole(t, id, bootLine, 30*time.Second)
-		steps := crashSteps(t, h, "image", "create", id, "--name", "running", "--no-reboot")
-		t.Logf("steps: %s", steps)
-		for i, step := range steps {
-			name := fmt.Sprintf("running-%d", i)
-			args := []string{"image", "create", id, "--name", name, "--no-reboot"}
+		// Each time a guest of another disk, whose one write is in no layer yet.
+		guest := func(step string) string {
+			name := fmt.Sprintf("guest-%d", len(step)) + step
+			name = strings.ReplaceAll(name, "#", "-")
+			plain.kami(t, "import", otherSector(t, "create "+name), "--name", name)
+			id := plain.launch(t, name, "--wait", "running")
+			plain.waitConsole(t, id, hypervisortest.BootLine, 30*time.Second)
+			return id
+		}
+		saved := func(id, step string, extra ...string) {
+			name := "saved-" + id
+			args := append([]string{"image", "create", id, "--name", name}, extra...)
 			crashAt(t, h, step, args...)
-			wholeAgain(t, plain, "image create --no-reboot killed at "+step)
+			wholeAgain(t, plain, strings.Join(args, " ")+" killed at "+step)
 			again(t, plain, name, args...)
 		}
+		id := guest("first")
+		steps := crashSteps(t, h, "image", "create", id, "--name", "running", "--no-reboot")
+		t.Logf("steps: %s", steps)
+		for _, step := range steps {
+			id := guest("running" + step)
+			saved(id, step, "--no-reboot")
+			plain.kami(t, "instance", "terminate", id)
+		}
+		id = guest("second")
 		plain.kami(t, "instance", "stop", "--force", id)
 		steps = crashSteps(t, h, "image", "create", id, "--name", "stopped")
 		t.Logf("steps: %s", steps)
-		for i, step := range steps {
-			name := fmt.Sprintf("stopped-%d", i)
-			args := []string{"image", "create", id, "--name", name}
-			crashAt(t, h, step, args...)
-			wholeAgain(t, plain, "image create of a stopped instance killed at "+step)
-			again(t, plain, name, args...)
+		for _, step := range steps {
+			id := guest("stopped" + step)
+			plain.kami(t, "instance", "stop", "--force", id)
+			saved(id, step)
+			plain.kami(t, "instance", "terminate", id)
 		}
+		id = guest("third")
+		plain.kami(t, "instance", "stop", "--force", id)
+		plain.kami(t, "image", "create", id, "--name", "last")
 		plain.kami(t, "instance", "start", id)
 		eventually(t, 30*time.Second, "the guest boots after all that", func() bool {
-			return strings.Count(plain.console(id), bootLine) >= 2
+			return strings.Count(plain.console(id), hypervisortest.BootLine) >= 2
 		})
 	})
 
@@ -191,6 +200,16 @@ func TestKilledAtEveryStep(t *testing.T) {
 			wholeAgain(t, plain, "terminate killed at "+step)
 		}
 	})
+}
+
+// otherSector is a disk of the boot sector with content of its own, so that a
+// new layer has to be written for it.
+func otherSector(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "other.raw")
+	must(t, os.WriteFile(path, hypervisortest.BootSector(bootLine+" "+text), 0o644))
+	must(t, os.Truncate(path, sectorDisk))
+	return path
 }
 
 // again does the work that was killed, unless it had got as far as its commit.

@@ -25,7 +25,7 @@ func TestKVMRuns(t *testing.T) {
 	must(t, os.Mkdir(dir, 0o755))
 	disk, console := filepath.Join(dir, "sector.raw"), filepath.Join(dir, "console.log")
 	must(t, os.WriteFile(disk, bootSector(), 0o644))
-	must(t, os.Truncate(disk, 1<<20))
+	must(t, os.Truncate(disk, sectorDisk))
 	name := fmt.Sprintf("kami-e2e-kvm-%d", os.Getpid())
 	xml := filepath.Join(dir, "domain.xml")
 	must(t, os.WriteFile(xml, fmt.Appendf(nil, `<domain type='kvm'>

@@ -18,7 +18,7 @@ func importSector(t *testing.T, h *house) string {
 	if err := os.WriteFile(path, bootSector(), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(path, 1<<20); err != nil {
+	if err := os.Truncate(path, sectorDisk); err != nil {
 		t.Fatal(err)
 	}
 	return h.kami(t, "import", path, "--name", "sector", "-o", "id")

@@ -23,8 +23,7 @@ func flatten(t *testing.T, image, out string) {
 	t.Helper()
 	img := show[ami.Image](t, shared, "image", image)
 	snap := show[ami.Snapshot](t, shared, "snapshot", string(img.BlockDeviceMappings[0].Ebs.SnapshotID))
-	_, hex, _ := strings.Cut(string(snap.Layer), ":")
-	qemuImg(t, "convert", "-f", "qcow2", "-O", "raw", filepath.Join(shared.home, "regions", "local-1", "layers", hex+".qcow2"), out)
+	qemuImg(t, "convert", "-f", "qcow2", "-O", "raw", filepath.Join(shared.home, "regions", "local-1", "layers", snap.Layer.Hex()+".qcow2"), out)
 }
 
 // TestSystemLibvirt looks at what only qemu:///system does: guests run as

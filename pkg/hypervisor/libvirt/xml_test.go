@@ -79,6 +79,7 @@ func TestDomainXML(t *testing.T) {
 		{"bare", func(s *machine.Spec) {
 			s.Title, s.Agent, s.Disks, s.Network = "", false, s.Disks[:1], machine.Network{MAC: s.Network.MAC}
 		}},
+		{"agent-socket", func(s *machine.Spec) { s.AgentSocket = "/tmp/kami-0/i-0123456789abcdef0.agent" }},
 		{"hostile", func(s *machine.Spec) {
 			s.Title, s.Disks[0].Path = `"><evil/>&`, `/kami/a<b>'"&.qcow2`
 			s.Disks[0].Backing = []string{"/kami/]]>.qcow2"}

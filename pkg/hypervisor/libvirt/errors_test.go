@@ -1,0 +1,45 @@
+package libvirt
+
+import (
+	"errors"
+	"testing"
+
+	"libvirt.org/go/libvirt"
+
+	"github.com/kamivm/kami/pkg/hypervisor"
+)
+
+func TestTranslate(t *testing.T) {
+	tests := []struct {
+		err  libvirt.Error
+		want error
+	}{
+		{libvirt.Error{Code: libvirt.ERR_NO_DOMAIN, Message: "Domain not found"}, hypervisor.ErrNotFound},
+		{libvirt.Error{Code: libvirt.ERR_DOM_EXIST, Message: "domain 'x' exists"}, hypervisor.ErrExists},
+		{libvirt.Error{Code: libvirt.ERR_OPERATION_FAILED, Message: "domain 'x' already exists with uuid y"}, hypervisor.ErrExists},
+		{libvirt.Error{Code: libvirt.ERR_OPERATION_INVALID, Message: "domain 'x' is already active"}, hypervisor.ErrExists},
+		{libvirt.Error{Code: libvirt.ERR_OPERATION_INVALID, Message: "Requested operation is not valid: domain is not running"}, hypervisor.ErrNotRunning},
+		{libvirt.Error{Code: libvirt.ERR_OPERATION_FAILED, Message: "operation failed: Unable to find any firmware to satisfy 'efi'"}, hypervisor.ErrNoFirmware},
+		{libvirt.Error{Code: libvirt.ERR_OPERATION_FAILED, Message: "Unable to find 'efi' firmware that is compatible with the current configuration"}, hypervisor.ErrNoFirmware},
+		{libvirt.Error{Code: libvirt.ERR_NO_CONNECT, Message: "no connection driver"}, hypervisor.ErrUnreachable},
+		{libvirt.Error{Code: libvirt.ERR_SYSTEM_ERROR, Domain: libvirt.FROM_RPC, Message: "Failed to connect socket"}, hypervisor.ErrUnreachable},
+	}
+	sentinels := []error{
+		hypervisor.ErrNotFound, hypervisor.ErrExists, hypervisor.ErrNotRunning, hypervisor.ErrNoFirmware, hypervisor.ErrUnreachable,
+	}
+	for _, tt := range tests {
+		got := translate(tt.err)
+		for _, s := range sentinels {
+			if errors.Is(got, s) != (s == tt.want) {
+				t.Errorf("translate(%q): %v, is %q: %v", tt.err.Message, got, s, s != tt.want)
+			}
+		}
+	}
+	other := errors.New("something else")
+	if got := translate(other); got != other {
+		t.Errorf("translate of another error: %v", got)
+	}
+	if got := translate(libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Message: "internal error: x"}); got == nil || got.Error() != "internal error: x" {
+		t.Errorf("translate of an internal error: %v, want its message alone", got)
+	}
+}
