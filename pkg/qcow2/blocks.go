@@ -65,6 +65,39 @@ func (b *Blocks) raw(i int64) [sha256.Size]byte {
 	return [sha256.Size]byte{}
 }
 
+// Held calls fn with the index and digest of each block that is not all zeros,
+// in order, until fn says no.
+func (b *Blocks) Held(fn func(i int64, sum [sha256.Size]byte) bool) {
+	for _, at := range slices.Sorted(maps.Keys(b.pages)) {
+		for j, sum := range b.pages[at] {
+			if i := at*pageBlocks + int64(j); sum != [sha256.Size]byte{} && i < b.n && !fn(i, sum) {
+				return
+			}
+		}
+	}
+}
+
+// Changed returns the indexes, in order, of the blocks in which b and other
+// differ. Beyond its end a disk is zeros.
+func (b *Blocks) Changed(other *Blocks) []int64 {
+	at := map[int64]bool{}
+	for i := range b.pages {
+		at[i] = true
+	}
+	for i := range other.pages {
+		at[i] = true
+	}
+	var out []int64
+	for _, p := range slices.Sorted(maps.Keys(at)) {
+		for i := p * pageBlocks; i < (p+1)*pageBlocks; i++ {
+			if b.raw(i) != other.raw(i) {
+				out = append(out, i)
+			}
+		}
+	}
+	return out
+}
+
 func (b *Blocks) set(i int64, sum [sha256.Size]byte) {
 	p := b.pages[i/pageBlocks]
 	if p == nil {
