@@ -54,9 +54,6 @@ type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
-// usageError is a mistake in the command's words.
-type usageError struct{ error }
-
 // Main runs the command line and returns the exit status.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -71,17 +68,16 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	c, err := root.ExecuteContextC(ctx)
 	if a.progress != nil {
 		a.progress.Close()
 	}
-	return a.report(err)
+	return a.report(asUsage(c, err))
 }
 
 // report writes an error for a person and returns the exit status.
 func (a *app) report(err error) int {
 	var exit exitError
-	var usage usageError
 	var known *ami.Error
 	switch {
 	case err == nil:
@@ -100,14 +96,14 @@ func (a *app) report(err error) int {
 	if errors.As(err, &known) && known.Hint != "" {
 		fmt.Fprintln(a.err, known.Hint)
 	}
-	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
+	if isUsage(err) {
 		return exitUsage
 	}
 	return exitFailed
 }
 
 func (a *app) root() *cobra.Command {
-	root := &cobra.Command{
+	root := asCommandOf(&cobra.Command{
 		Use:   "kami",
 		Short: "Machine images for KVM, the way EC2 has them",
 		Long: `kami builds or imports bootable machine images, launches them as KVM/QEMU
@@ -119,21 +115,40 @@ guests, and saves a changed guest as the next image. Images cost what changed.`,
   kami image create i-0123456789abcdef0 --name web-2`,
 		SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRunE: a.configure,
-	}
-	f := root.PersistentFlags()
-	f.StringVar(&a.flags.home, "home", "", "folder that holds everything (KAMI_HOME)")
-	f.StringVar(&a.flags.region, "region", "", "region to work in (KAMI_REGION, default local-1)")
-	f.StringVar(&a.flags.connect, "connect", "", "libvirt to use, such as qemu:///session (KAMI_CONNECT)")
-	f.StringVarP(&a.flags.output, "output", "o", "", "table, json, yaml or id (KAMI_OUTPUT, default table)")
-	f.StringVar(&a.flags.query, "query", "", "JMESPath expression over the JSON form")
-	f.BoolVarP(&a.flags.quiet, "quiet", "q", false, "no progress on standard error")
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w (%s --help shows what there is)", err, c.CommandPath())}
 	})
-	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(output.Formats(), cobra.ShellCompDirectiveNoFileComp)))
-	must(root.RegisterFlagCompletionFunc("region", a.completeRegions))
-	root.AddCommand(a.build(), a.importImage(), a.launch(), a.ssh(), a.console(), a.doctor(), a.version(),
-		a.image(), a.instance(), a.snapshot(), a.volume(), a.key(), a.region(), a.store())
+	f := root.PersistentFlags()
+	f.StringVar(&a.flags.home, "home", "", "`FOLDER` that holds everything (KAMI_HOME)")
+	f.StringVar(&a.flags.region, "region", "", "`REGION` to work in (KAMI_REGION, default local-1)")
+	f.StringVar(&a.flags.connect, "connect", "", "`URI` of the libvirt to use, such as qemu:///session (KAMI_CONNECT)")
+	f.StringVarP(&a.flags.output, "output", "o", "", "`FORMAT` of the results: table, json, yaml or id (KAMI_OUTPUT, default table)")
+	f.StringVar(&a.flags.query, "query", "", "JMESPath `EXPRESSION` that picks from the JSON form")
+	f.BoolVarP(&a.flags.quiet, "quiet", "q", false, "no progress on standard error")
+	root.SetFlagErrorFunc(flagError)
+	root.SetUsageTemplate(usageTemplate)
+	root.CompletionOptions.DisableDefaultCmd = true
+	complete := root.RegisterFlagCompletionFunc
+	must(complete("output", cobra.FixedCompletions(output.Formats(), cobra.ShellCompDirectiveNoFileComp)))
+	must(complete("region", a.completeRegions))
+	must(complete("home", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return nil, cobra.ShellCompDirectiveFilterDirs
+	}))
+	for _, g := range []struct {
+		id, title string
+		commands  []*cobra.Command
+	}{
+		{"job", "The main job:", []*cobra.Command{a.build(), a.importImage(), a.launch(), a.ssh(), a.console()}},
+		{"nouns", "What a region holds:", []*cobra.Command{a.image(), a.instance(), a.volume(), a.snapshot(), a.key()}},
+		{"house", "The house:", []*cobra.Command{a.store(), a.region(), a.doctor(), a.version(), completion()}},
+	} {
+		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
+		for _, c := range g.commands {
+			c.GroupID = g.id
+			root.AddCommand(c)
+		}
+	}
+	h := help()
+	h.GroupID = "house"
+	root.SetHelpCommand(h)
 	return root
 }
 
@@ -147,6 +162,9 @@ func must(err error) {
 // configure settles the flags: what is said, else the environment, else the
 // home's config.toml, else a default.
 func (a *app) configure(cmd *cobra.Command, _ []string) error {
+	if strings.HasPrefix(cmd.Name(), cobra.ShellCompRequestCmd) {
+		return nil // the command whose words are completed settles them
+	}
 	first := func(values ...string) string {
 		i := slices.IndexFunc(values, func(s string) bool { return s != "" })
 		if i < 0 {
@@ -164,26 +182,43 @@ func (a *app) configure(cmd *cobra.Command, _ []string) error {
 	if err == nil {
 		d := toml.NewDecoder(strings.NewReader(string(data)))
 		if err := d.DisallowUnknownFields().Decode(&conf); err != nil {
-			return fmt.Errorf("%s: %w", filepath.Join(home, "config.toml"), err)
+			return fmt.Errorf("%s: %w", filepath.Join(home, "config.toml"), explainConfig(err))
 		}
-	} else if !errors.Is(err, os.ErrNotExist) {
-		return err
+	} else if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) { // what is wrong with the home is told by who needs it
+		return fmt.Errorf("the settings cannot be read: %w", err)
 	}
 	a.flags.region = first(a.flags.region, os.Getenv("KAMI_REGION"), conf.Region, region.DefaultRegion)
 	a.flags.connect = first(a.flags.connect, os.Getenv("KAMI_CONNECT"), conf.Connect)
 	a.flags.output = first(a.flags.output, os.Getenv("KAMI_OUTPUT"), conf.Output, string(output.Table))
 	if !slices.Contains(output.Formats(), a.flags.output) {
-		return usageError{fmt.Errorf("the output %q is not one of %s", a.flags.output, strings.Join(output.Formats(), ", "))}
+		return usagef("the output %q is not one of %s", a.flags.output, strings.Join(output.Formats(), ", "))
+	}
+	if err := output.CheckQuery(a.flags.query); err != nil {
+		return usageError{err}
 	}
 	a.recipes = conf.Recipes
 	if dirs := os.Getenv("KAMI_RECIPES"); dirs != "" {
 		a.recipes = filepath.SplitList(dirs)
 	}
 	a.recipes = append(a.recipes, defaultRecipes()...)
-	if !a.flags.quiet && !strings.HasPrefix(cmd.CommandPath(), "kami __complete") {
+	if !a.flags.quiet {
 		a.progress = output.NewProgress(a.err)
 	}
 	return nil
+}
+
+// explainConfig says which keys are not known and where they are.
+func explainConfig(err error) error {
+	var strict *toml.StrictMissingError
+	if !errors.As(err, &strict) {
+		return err
+	}
+	faults := make([]error, len(strict.Errors))
+	for i, e := range strict.Errors {
+		line, _ := e.Position()
+		faults[i] = fmt.Errorf("line %d: %q is no setting; those are region, connect, output and recipes", line, strings.Join(e.Key(), "."))
+	}
+	return errors.Join(faults...)
 }
 
 func defaultHome() string {
@@ -237,32 +272,4 @@ func (a *app) printer() output.Printer {
 		a.progress.Close()
 	}
 	return output.Printer{Out: a.out, Format: output.Format(a.flags.output), Query: a.flags.query}
-}
-
-// args checks the number of arguments and says what is missing.
-func args(least, most int) cobra.PositionalArgs {
-	return func(c *cobra.Command, given []string) error {
-		switch {
-		case len(given) < least:
-			return usageError{fmt.Errorf("too few arguments: %s", c.UseLine())}
-		case most >= 0 && len(given) > most:
-			return usageError{fmt.Errorf("too many arguments: %s", c.UseLine())}
-		}
-		return nil
-	}
-}
-
-// group is a noun with its verbs.
-func group(use, short string, subs ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{
-		Use: use, Short: short, Args: cobra.ArbitraryArgs,
-		RunE: func(c *cobra.Command, given []string) error {
-			if len(given) > 0 {
-				return usageError{fmt.Errorf("%s has no %q; %s --help shows what there is", c.CommandPath(), given[0], c.CommandPath())}
-			}
-			return c.Help()
-		},
-	}
-	c.AddCommand(subs...)
-	return c
 }

@@ -1,10 +1,45 @@
 package cli
 
 import (
+	"path/filepath"
+	"slices"
+
 	"github.com/spf13/cobra"
 
+	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/region"
 )
+
+// once offers what complete does for the first argument and nothing for others.
+func once(complete cobra.CompletionFunc) cobra.CompletionFunc {
+	return func(c *cobra.Command, given []string, word string) ([]string, cobra.ShellCompDirective) {
+		if len(given) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return complete(c, given, word)
+	}
+}
+
+// completeValues offers the values that a flag takes.
+func completeValues(c *cobra.Command, flag string, values ...string) {
+	must(c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
+}
+
+// completeRecipes offers the recipes that have names, and folders.
+func (a *app) completeRecipes(c *cobra.Command, _ []string, _ string) (out []string, _ cobra.ShellCompDirective) {
+	if err := a.configure(c, nil); err != nil {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	for _, dir := range a.recipes {
+		found, _ := filepath.Glob(filepath.Join(dir, "*", "recipe.yaml"))
+		for _, path := range found {
+			if name := filepath.Base(filepath.Dir(path)); !slices.Contains(out, name) {
+				out = append(out, name)
+			}
+		}
+	}
+	return out, cobra.ShellCompDirectiveDefault
+}
 
 // complete offers what the region has. A shell waits for the answer, so what
 // goes wrong only means that nothing is offered.
@@ -38,6 +73,9 @@ func (a *app) completeInstances(c *cobra.Command, _ []string, _ string) ([]strin
 	return a.complete(c, func(r *region.Region) (out []string) {
 		all, _ := r.DescribeInstances(c.Context(), region.DescribeInput{})
 		for _, i := range all {
+			if i.State.Name == ami.InstanceTerminated {
+				continue
+			}
 			out = append(out, string(i.InstanceID)+"\t"+string(i.State.Name))
 			if name := nameTag(i.Tags); name != "" {
 				out = append(out, name)
@@ -57,10 +95,18 @@ func (a *app) completeSnapshots(c *cobra.Command, _ []string, _ string) ([]strin
 	})
 }
 
-func (a *app) completeVolumes(c *cobra.Command, given []string, word string) ([]string, cobra.ShellCompDirective) {
-	if len(given) == 1 && c.Name() == "attach" {
+// completeAttach offers a volume, then an instance.
+func (a *app) completeAttach(c *cobra.Command, given []string, word string) ([]string, cobra.ShellCompDirective) {
+	switch len(given) {
+	case 0:
+		return a.completeVolumes(c, given, word)
+	case 1:
 		return a.completeInstances(c, given, word)
 	}
+	return nil, cobra.ShellCompDirectiveNoFileComp
+}
+
+func (a *app) completeVolumes(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return a.complete(c, func(r *region.Region) (out []string) {
 		all, _ := r.DescribeVolumes(c.Context(), region.DescribeInput{})
 		for _, v := range all {

@@ -19,7 +19,7 @@ import (
 func (a *app) ssh() *cobra.Command {
 	var user, identity string
 	c := &cobra.Command{
-		Use: "ssh INSTANCE [-- COMMAND...]", Short: "Log in to an instance", Args: args(1, -1), ValidArgsFunction: a.completeInstances,
+		Use: "ssh INSTANCE [-- COMMAND...]", Short: "Log in to an instance", Args: args(1, -1), ValidArgsFunction: once(a.completeInstances),
 		Long: `Log in to an instance with ssh: the address, the port and the key are found, the
 host's key is kept with the instance. What stands behind -- is run there, and its
 exit status is kami's.`,
@@ -46,8 +46,8 @@ exit status is kami's.`,
 			return a.execSSH(target, given[1:])
 		},
 	}
-	c.Flags().StringVar(&user, "user", "", "user to log in as (default the image's)")
-	c.Flags().StringVar(&identity, "identity", "", "private key to use (default the one that kami made)")
+	c.Flags().StringVar(&user, "user", "", "`NAME` of the user to log in as (default the image's, else root)")
+	c.Flags().StringVar(&identity, "identity", "", "`FILE` with the private key to use (default the one that kami made)")
 	return c
 }
 
@@ -80,9 +80,15 @@ func quoted(path string) string { return `"` + path + `"` }
 func (a *app) console() *cobra.Command {
 	var follow, attach bool
 	c := &cobra.Command{
-		Use: "console INSTANCE", Short: "Show or join an instance's serial console", Args: args(1, 1), ValidArgsFunction: a.completeInstances,
+		Use: "console INSTANCE", Short: "Show or join an instance's serial console", Args: args(1, 1), ValidArgsFunction: once(a.completeInstances),
+		Long: `Show all that the guest has written to its serial console, also before it was
+stopped and started again. --follow goes on until Ctrl-C; --attach joins the
+console of a running guest both ways, until Ctrl-].`,
 		Example: "  kami console i-0123456789abcdef0\n  kami console i-0123456789abcdef0 --follow\n  kami console i-0123456789abcdef0 --attach",
 		RunE: func(c *cobra.Command, given []string) error {
+			if err := exclusive(c, "follow", "attach"); err != nil {
+				return err
+			}
 			return a.with(c.Context(), func(r *region.Region) error {
 				id, err := a.instanceID(c.Context(), r, given[0])
 				if err != nil {
@@ -105,7 +111,6 @@ func (a *app) console() *cobra.Command {
 	}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on showing what the guest writes")
 	c.Flags().BoolVar(&attach, "attach", false, "type into the console; Ctrl-] leaves it")
-	c.MarkFlagsMutuallyExclusive("follow", "attach")
 	return c
 }
 

@@ -2,8 +2,9 @@ package cli
 
 import (
 	"context"
-	"io"
+	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,41 +17,40 @@ import (
 
 func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
 
+func imagesDoc(all []ami.Image) any { return map[string]any{"Images": nonNil(all)} }
+
 func (a *app) printImages(images []ami.Image) error {
 	type col = output.Column[ami.Image]
-	return output.List(a.printer(), map[string]any{"Images": nonNil(images)}, images, func(i ami.Image) string { return string(i.ImageID) }, []col{
+	return output.List(a.printer(), imagesDoc(images), images, func(i ami.Image) string { return string(i.ImageID) }, []col{
 		{Title: "IMAGE", Text: func(i ami.Image) string { return string(i.ImageID) }},
 		{Title: "NAME", Text: func(i ami.Image) string { return i.Name }},
 		{Title: "STATE", Text: func(i ami.Image) string { return string(i.State) }},
 		{Title: "ARCH", Text: func(i ami.Image) string { return string(i.Architecture) }},
+		{Title: "SIZE", Text: imageSize},
 		{Title: "BOOT", Text: func(i ami.Image) string { return string(i.BootMode) }},
 		{Title: "CONSISTENCY", Text: func(i ami.Image) string { return string(i.Consistency) }},
 		{Title: "CREATED", Text: func(i ami.Image) string { return stamp(i.CreationDate) }},
 	})
 }
 
+// imageSize is the size of all volumes that an image brings.
+func imageSize(i ami.Image) string {
+	var sum int64
+	for _, m := range i.BlockDeviceMappings {
+		if m.Ebs != nil && m.Ebs.VolumeSize != nil {
+			sum += *m.Ebs.VolumeSize
+		}
+	}
+	return gibibytes(sum)
+}
+
+func gibibytes(n int64) string { return strconv.FormatInt(n, 10) + " GiB" }
+
 func nonNil[T any](s []T) []T {
 	if s == nil {
 		return []T{}
 	}
 	return s
-}
-
-// tagFlag adds --tag to a command.
-func tagFlag(c *cobra.Command, to *[]string) {
-	c.Flags().StringArrayVar(to, "tag", nil, "tag as key=value; may be repeated")
-}
-
-func parseTags(list []string) ([]ami.Tag, error) {
-	var tags []ami.Tag
-	for _, s := range list {
-		t, err := ami.ParseTag(s)
-		if err != nil {
-			return nil, err
-		}
-		tags = append(tags, t)
-	}
-	return tags, nil
 }
 
 func dryFlag(c *cobra.Command, to *bool) {
@@ -60,7 +60,7 @@ func dryFlag(c *cobra.Command, to *bool) {
 // filterFlag adds --filter, in EC2's form Name=state,Values=available,pending or
 // short as state=available.
 func filterFlag(c *cobra.Command, to *[]string) {
-	c.Flags().StringArrayVar(to, "filter", nil, "keep what matches, as state=available or Name=state,Values=available,pending; may be repeated")
+	c.Flags().StringArrayVar(to, "filter", nil, "keep what matches `NAME=VALUE`, such as state=available or Name=state,Values=available,pending; may be repeated")
 }
 
 func parseFilters(list []string) ([]region.Filter, error) {
@@ -81,7 +81,7 @@ func parseFilters(list []string) ([]region.Filter, error) {
 // mappingFlag adds --block-device-mapping.
 func mappingFlag(c *cobra.Command, to *[]string) {
 	c.Flags().StringArrayVar(to, "block-device-mapping", nil,
-		"device mapping: /dev/sdb=:20, /dev/sdb=snap-…:20:false, /dev/sdb=ephemeral0, /dev/sdb=none, EC2's shorthand, JSON or file://PATH; may be repeated")
+		"`DEVICE=WHAT` stands there: /dev/sdb=:20, =snap-…:20:false, =ephemeral0, =none, EC2's shorthand, JSON or file://PATH; may be repeated")
 }
 
 func parseMappings(list []string) ([]ami.BlockDeviceMapping, error) {
@@ -90,7 +90,7 @@ func parseMappings(list []string) ([]ami.BlockDeviceMapping, error) {
 		if path, ok := strings.CutPrefix(s, "file://"); ok {
 			b, err := os.ReadFile(path)
 			if err != nil {
-				return nil, err
+				return nil, fmt.Errorf("the block device mapping cannot be read: %w", err)
 			}
 			s = string(b)
 		}
@@ -107,7 +107,8 @@ func parseMappings(list []string) ([]ami.BlockDeviceMapping, error) {
 func (a *app) list(noun, example string, run func(context.Context, *region.Region, region.DescribeInput) error) *cobra.Command {
 	var filters []string
 	c := &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List " + noun, Example: example, Args: args(0, 0),
+		Use: "list", Aliases: []string{"ls"}, Short: "List " + noun, Example: example, Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions,
+		Long: "List " + noun + ", the oldest first. Filters are EC2's; all of them have to\nmatch, and values may have the wildcards * and ?.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			f, err := parseFilters(filters)
 			if err != nil {
@@ -121,8 +122,9 @@ func (a *app) list(noun, example string, run func(context.Context, *region.Regio
 }
 
 func (a *app) image() *cobra.Command {
-	return group("image", "Make, find and retire images", a.imageList(), a.imageShow(), a.imageCreate(), a.imageRegister(),
-		a.imageDeregister(), a.tag("image", a.completeImages), a.untag("image", a.completeImages))
+	return group("image", "Make, find and retire images",
+		"  kami image list\n  kami image create i-0123456789abcdef0 --name web-2\n  kami image deregister web-1 --delete-snapshots", a.imageList(), a.imageShow(), a.imageCreate(), a.imageRegister(),
+		a.imageDeregister(), a.tag("image", "web-1", a.completeImages, a.imageRef), a.untag("image", "web-1", a.completeImages, a.imageRef))
 }
 
 func (a *app) imageList() *cobra.Command {
@@ -138,7 +140,7 @@ func (a *app) imageList() *cobra.Command {
 
 func (a *app) imageShow() *cobra.Command {
 	return &cobra.Command{
-		Use: "show IMAGE", Short: "Show all that is known of an image", Args: args(1, 1), ValidArgsFunction: a.completeImages,
+		Use: "show IMAGE", Short: "Show all that is known of an image", Args: args(1, 1), ValidArgsFunction: once(a.completeImages),
 		Example: "  kami image show web-1\n  kami image show ami-0123456789abcdef0 -o json",
 		RunE: func(c *cobra.Command, given []string) error {
 			return a.with(c.Context(), func(r *region.Region) error {
@@ -146,9 +148,7 @@ func (a *app) imageShow() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if a.flags.output == string(output.Table) {
-					a.flags.output = string(output.YAML)
-				}
+				a.wide()
 				return a.printImages([]ami.Image{image})
 			})
 		},
@@ -159,7 +159,7 @@ func (a *app) imageCreate() *cobra.Command {
 	var in region.CreateImageInput
 	var tags, mappings []string
 	c := &cobra.Command{
-		Use: "create INSTANCE", Short: "Save an instance as the next image", Args: args(1, 1), ValidArgsFunction: a.completeInstances,
+		Use: "create INSTANCE", Short: "Save an instance as the next image", Args: args(1, 1), ValidArgsFunction: once(a.completeInstances),
 		Long: `Save an instance as an image: its root and every volume attached to it, at one
 instant. A running instance is shut down cleanly and started again, so that all
 it had in memory is on its disks; with --no-reboot it goes on, and the image is
@@ -185,8 +185,8 @@ as after a power cut, or frozen where a guest agent answers.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&in.Name, "name", "", "name of the image (required)")
-	f.StringVar(&in.Description, "description", "", "description, at most 255 characters")
+	f.StringVar(&in.Name, "name", "", "`NAME` of the image (needed)")
+	f.StringVar(&in.Description, "description", "", "`TEXT` of at most 255 characters")
 	f.BoolVar(&in.NoReboot, "no-reboot", false, "leave a running instance running")
 	must(c.MarkFlagRequired("name"))
 	mappingFlag(c, &mappings)
@@ -200,9 +200,14 @@ func (a *app) imageRegister() *cobra.Command {
 	var tags, mappings []string
 	var arch, boot string
 	c := &cobra.Command{
-		Use: "register", Short: "Make an image over snapshots", Args: args(0, 0),
+		Use: "register", Short: "Make an image over snapshots", Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions,
+		Long: `Make an image of snapshots that exist. One has to be mapped to the root device;
+it costs nothing, since an image only names its snapshots.`,
 		Example: "  kami image register --name web-5 --block-device-mapping /dev/sda1=snap-0123456789abcdef0",
 		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if err := oneOf("architecture", arch, architectures()...); err != nil {
+				return err
+			}
 			if in.Tags, err = parseTags(tags); err != nil {
 				return err
 			}
@@ -220,22 +225,28 @@ func (a *app) imageRegister() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&in.Name, "name", "", "name of the image (required)")
-	f.StringVar(&in.Description, "description", "", "description, at most 255 characters")
-	f.StringVar(&in.RootDeviceName, "root-device-name", "/dev/sda1", "device that the guest boots from")
-	f.StringVar(&arch, "architecture", "x86_64", "architecture")
-	f.StringVar(&boot, "boot-mode", "", "legacy-bios, uefi or uefi-preferred")
+	f.StringVar(&in.Name, "name", "", "`NAME` of the image (needed)")
+	f.StringVar(&in.Description, "description", "", "`TEXT` of at most 255 characters")
+	f.StringVar(&in.RootDeviceName, "root-device-name", "/dev/sda1", "`DEVICE` that the guest boots from")
+	f.StringVar(&arch, "architecture", "x86_64", "`ARCH` of the guest: x86_64, arm64 or i386")
+	f.StringVar(&boot, "boot-mode", "", "`MODE` of booting: legacy-bios, uefi or uefi-preferred (default the architecture's)")
 	must(c.MarkFlagRequired("name"))
+	completeValues(c, "boot-mode", bootModes()...)
+	completeValues(c, "architecture", architectures()...)
 	mappingFlag(c, &mappings)
 	tagFlag(c, &tags)
 	dryFlag(c, &in.DryRun)
 	return c
 }
 
+func deregisterDoc(all []region.DeregisterResult) any { return map[string]any{"Results": nonNil(all)} }
+
 func (a *app) imageDeregister() *cobra.Command {
 	var del, dry bool
 	c := &cobra.Command{
 		Use: "deregister IMAGE...", Aliases: []string{"rm"}, Short: "Retire images; instances live on", Args: args(1, -1), ValidArgsFunction: a.completeImages,
+		Long: `Retire images. Instances that were launched of them live on. Their snapshots stay
+too, and go on costing disk, unless --delete-snapshots is given.`,
 		Example: "  kami image deregister web-1\n  kami image deregister web-1 --delete-snapshots",
 		RunE: func(c *cobra.Command, given []string) error {
 			return a.with(c.Context(), func(r *region.Region) error {
@@ -252,7 +263,7 @@ func (a *app) imageDeregister() *cobra.Command {
 					done = append(done, res)
 				}
 				type col = output.Column[region.DeregisterResult]
-				return output.List(a.printer(), map[string]any{"Results": done}, done, func(d region.DeregisterResult) string { return string(d.ImageID) }, []col{
+				return output.List(a.printer(), deregisterDoc(done), done, func(d region.DeregisterResult) string { return string(d.ImageID) }, []col{
 					{Title: "IMAGE", Text: func(d region.DeregisterResult) string { return string(d.ImageID) }},
 					{Title: "SNAPSHOTS", Text: func(d region.DeregisterResult) string {
 						var s []string
@@ -268,123 +279,4 @@ func (a *app) imageDeregister() *cobra.Command {
 	c.Flags().BoolVar(&del, "delete-snapshots", false, "delete its snapshots too, unless another image uses them")
 	dryFlag(c, &dry)
 	return c
-}
-
-func (a *app) tag(noun string, complete cobra.CompletionFunc) *cobra.Command {
-	var dry bool
-	c := &cobra.Command{
-		Use: "tag ID KEY=VALUE...", Short: "Set tags", Args: args(2, -1), ValidArgsFunction: complete,
-		Example: "  kami " + noun + " tag ID stage=test owner=me",
-		RunE: func(c *cobra.Command, given []string) error {
-			tags, err := parseTags(given[1:])
-			if err != nil {
-				return err
-			}
-			return a.with(c.Context(), func(r *region.Region) error {
-				return r.CreateTags(c.Context(), given[:1], tags, dry)
-			})
-		},
-	}
-	dryFlag(c, &dry)
-	return c
-}
-
-func (a *app) untag(noun string, complete cobra.CompletionFunc) *cobra.Command {
-	var dry bool
-	c := &cobra.Command{
-		Use: "untag ID KEY...", Short: "Remove tags", Args: args(2, -1), ValidArgsFunction: complete,
-		Example: "  kami " + noun + " untag ID stage",
-		RunE: func(c *cobra.Command, given []string) error {
-			return a.with(c.Context(), func(r *region.Region) error {
-				return r.DeleteTags(c.Context(), given[:1], given[1:], dry)
-			})
-		},
-	}
-	dryFlag(c, &dry)
-	return c
-}
-
-func (a *app) build() *cobra.Command {
-	var in region.BuildInput
-	var tags []string
-	c := &cobra.Command{
-		Use: "build RECIPE", Short: "Build an image from a recipe", Args: args(1, 1),
-		Long: `Build an image from a recipe: a folder with a recipe.yaml, or the name of one
-that comes with kami (tiny, debian-12).`,
-		Example: "  kami build tiny\n  kami build ./images/web --name web-1",
-		RunE: func(c *cobra.Command, given []string) (err error) {
-			if in.Tags, err = parseTags(tags); err != nil {
-				return err
-			}
-			in.Recipe = given[0]
-			return a.with(c.Context(), func(r *region.Region) error {
-				image, err := r.BuildImage(c.Context(), in)
-				if err != nil {
-					return err
-				}
-				return a.printImages([]ami.Image{image})
-			})
-		},
-	}
-	f := c.Flags()
-	f.StringVar(&in.Name, "name", "", "name of the image; default the recipe's and the time")
-	f.StringVar(&in.Description, "description", "", "description; default the recipe's")
-	f.BoolVar(&in.Keep, "keep", false, "keep the files of a build that fails")
-	tagFlag(c, &tags)
-	dryFlag(c, &in.DryRun)
-	return c
-}
-
-func (a *app) importImage() *cobra.Command {
-	var in region.ImportInput
-	var tags []string
-	var boot, arch string
-	c := &cobra.Command{
-		Use: "import FILE|URL", Short: "Make an image of a disk file", Args: args(1, 1),
-		Long: `Make a registered image of a disk in one step: raw, qcow2, vmdk, vhd, vhdx or
-ova, also compressed with gzip, xz or zstd. The format, the boot mode and the
-architecture are found by looking into the disk. A disk that names other files
-is refused.`,
-		Example: "  kami import debian-12-genericcloud-amd64.qcow2 --name debian\n  kami import disk.vmdk --sha256 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\n  kami import disk.raw.xz --checksum-file SHA512SUMS",
-		RunE: func(c *cobra.Command, given []string) (err error) {
-			if in.Tags, err = parseTags(tags); err != nil {
-				return err
-			}
-			in.Source, in.BootMode, in.Architecture = given[0], ami.BootMode(boot), ami.Architecture(arch)
-			return a.with(c.Context(), func(r *region.Region) error {
-				image, err := r.ImportImage(c.Context(), in)
-				if err != nil {
-					return err
-				}
-				return a.printImages([]ami.Image{image})
-			})
-		},
-	}
-	f := c.Flags()
-	f.StringVar(&in.Name, "name", "", "name of the image; default the file's")
-	f.StringVar(&in.Description, "description", "", "description, at most 255 characters")
-	f.StringVar(&in.Format, "format", "", "raw, qcow2, vmdk, vhd, vhdx or ova; default found by looking")
-	f.StringVar(&in.SHA256, "sha256", "", "expected SHA-256 of the file")
-	f.StringVar(&in.SHA512, "sha512", "", "expected SHA-512 of the file")
-	f.StringVar(&in.ChecksumFile, "checksum-file", "", "file or URL with the file's checksum, as sha256sum writes it")
-	f.StringVar(&boot, "boot-mode", "", "legacy-bios, uefi or uefi-preferred; default found by looking")
-	f.StringVar(&arch, "architecture", "", "architecture; default found by looking")
-	tagFlag(c, &tags)
-	dryFlag(c, &in.DryRun)
-	return c
-}
-
-// userData reads user data: a text, file://PATH, @PATH, or - for standard input.
-func (a *app) userData(s string) ([]byte, error) {
-	if s == "-" {
-		return io.ReadAll(io.LimitReader(a.in, region.MaxUserData+1))
-	}
-	path, ok := strings.CutPrefix(s, "file://")
-	if !ok {
-		path, ok = strings.CutPrefix(s, "@")
-	}
-	if !ok {
-		return []byte(s), nil
-	}
-	return os.ReadFile(path)
 }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -61,10 +60,10 @@ func (a *app) instanceID(ctx context.Context, r *region.Region, ref string) (ami
 	case 1:
 		return found[0], nil
 	case 0:
-		return "", ami.Errorf(ami.CodeInvalidInstanceIDNotFound, "The instance ID '%s' does not exist", ref).
+		return "", ami.Errorf(ami.CodeInvalidInstanceIDNotFound, "No instance has the name %q.", ref).
 			WithHint("kami instance list shows the instances there are.")
 	}
-	return "", ami.Errorf(ami.CodeInvalidParameterValue, "%d instances have the name %q.", len(found), ref).WithHint("Give an id.")
+	return "", ami.Errorf(ami.CodeInvalidParameterValue, "%d instances have the name %q.", len(found), ref).WithHint("Give the id of one; kami instance list --filter 'tag:Name=%s' shows them.", ref)
 }
 
 func (a *app) instanceIDs(ctx context.Context, r *region.Region, refs []string) ([]ami.InstanceID, error) {
@@ -78,79 +77,11 @@ func (a *app) instanceIDs(ctx context.Context, r *region.Region, refs []string) 
 	return ids, nil
 }
 
-func (a *app) launch() *cobra.Command {
-	var in region.RunInstancesInput
-	var tags, mappings []string
-	var boot, shutdown, wait, userData, name string
-	var limit time.Duration
-	c := &cobra.Command{
-		Use: "launch IMAGE", Short: "Launch instances of an image", Args: args(1, 1), ValidArgsFunction: a.completeImages,
-		Long: `Launch instances of an image, which is named by its id, its name, or with
---latest by a pattern of which the newest is taken. All instances start, or none.`,
-		Example: "  kami launch web-1 --key-name me --wait ssh\n  kami launch 'web-*' --latest --count 3 --instance-type t3.small\n  kami launch web-1 --block-device-mapping /dev/sdf=:20 --user-data @setup.sh",
-		RunE: func(c *cobra.Command, given []string) (err error) {
-			if in.Tags, err = parseTags(tags); err != nil {
-				return err
-			}
-			if name != "" {
-				in.Tags = append(in.Tags, ami.Tag{Key: "Name", Value: name})
-			}
-			if in.BlockDeviceMappings, err = parseMappings(mappings); err != nil {
-				return err
-			}
-			if in.UserData, err = a.userData(userData); err != nil {
-				return err
-			}
-			in.Image, in.BootMode, in.ShutdownBehavior = given[0], ami.BootMode(boot), ami.ShutdownBehavior(shutdown)
-			switch region.WaitFor(wait) {
-			case "", region.WaitRunning, region.WaitBooted, region.WaitSSH:
-			default:
-				return usageError{fmt.Errorf("--wait %q is not running, booted or ssh", wait)}
-			}
-			return a.with(c.Context(), func(r *region.Region) error {
-				res, err := r.RunInstances(c.Context(), in)
-				if err != nil {
-					return err
-				}
-				if wait != "" {
-					for i, inst := range res.Instances {
-						if res.Instances[i], err = r.WaitInstance(c.Context(), inst.InstanceID, region.WaitFor(wait), limit); err != nil {
-							return err
-						}
-					}
-				}
-				return a.printInstances(res, res.Instances)
-			})
-		},
-	}
-	f := c.Flags()
-	f.BoolVar(&in.Latest, "latest", false, "IMAGE is a pattern with * and ?; take the newest that matches")
-	f.StringVar(&in.InstanceType, "instance-type", "", "EC2's name of a size (default t3.micro: 2 CPUs, 1 GiB)")
-	f.IntVar(&in.CPUs, "cpus", 0, "CPUs, instead of the type's")
-	f.Int64Var(&in.MemoryMiB, "memory", 0, "memory in MiB, instead of the type's")
-	f.IntVar(&in.Count, "count", 1, "how many instances")
-	f.StringVar(&in.KeyName, "key-name", "", "key pair that the guest lets in")
-	f.StringVar(&userData, "user-data", "", "text, @FILE, file://FILE or - for standard input; at most 16 KiB")
-	f.StringVar(&boot, "boot-mode", "", "legacy-bios, uefi or uefi-preferred, instead of the image's")
-	f.StringVar(&shutdown, "shutdown-behavior", "", "what a shutdown inside the guest does: stop (default) or terminate")
-	f.StringVar(&in.Hostname, "hostname", "", "host name (default the instance's id)")
-	f.StringVar(&name, "name", "", "the instances' Name tag, by which they can be called")
-	f.StringVar(&in.Network, "network", "", `network of the hypervisor's, or "user" for none (default: "default" where the system's libvirt has it up, else "user")`)
-	f.BoolVar(&in.RequireKVM, "require-kvm", false, "fail rather than emulate")
-	f.StringVar(&wait, "wait", "", "wait until the guest is running, booted or answers on ssh")
-	f.DurationVar(&limit, "wait-timeout", region.DefaultWait, "how long to wait at most")
-	must(c.RegisterFlagCompletionFunc("key-name", a.completeKeys))
-	must(c.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"running", "booted", "ssh"}, cobra.ShellCompDirectiveNoFileComp)))
-	must(c.RegisterFlagCompletionFunc("boot-mode", cobra.FixedCompletions([]string{"legacy-bios", "uefi", "uefi-preferred"}, cobra.ShellCompDirectiveNoFileComp)))
-	mappingFlag(c, &mappings)
-	tagFlag(c, &tags)
-	dryFlag(c, &in.DryRun)
-	return c
-}
-
 func (a *app) instance() *cobra.Command {
-	return group("instance", "See and control instances", a.instanceList(), a.instanceShow(), a.instanceStart(), a.instanceStop(),
-		a.instanceReboot(), a.instanceTerminate(), a.instanceWait(), a.tag("instance", a.completeInstances), a.untag("instance", a.completeInstances))
+	return group("instance", "See and control instances",
+		"  kami instance list\n  kami instance stop i-0123456789abcdef0\n  kami instance terminate i-0123456789abcdef0", a.instanceList(), a.instanceShow(), a.instanceStart(), a.instanceStop(),
+		a.instanceReboot(), a.instanceTerminate(), a.instanceWait(), a.tag("instance", "i-0123456789abcdef0", a.completeInstances, a.instanceRef),
+		a.untag("instance", "i-0123456789abcdef0", a.completeInstances, a.instanceRef))
 }
 
 func instancesDoc(all []ami.Instance) any { return map[string]any{"Instances": nonNil(all)} }
@@ -197,9 +128,7 @@ func (a *app) instanceShow() *cobra.Command {
 	return a.onInstances(&cobra.Command{
 		Use: "show INSTANCE...", Short: "Show all that is known of instances", Example: "  kami instance show i-0123456789abcdef0 -o json",
 	}, func(ctx context.Context, r *region.Region, ids []ami.InstanceID) ([]ami.Instance, error) {
-		if a.flags.output == string(output.Table) {
-			a.flags.output = string(output.YAML)
-		}
+		a.wide()
 		return describe(ctx, r, ids)
 	})
 }
@@ -219,13 +148,15 @@ func (a *app) instanceStop() *cobra.Command {
 	in := region.StopInput{}
 	c := a.onInstances(&cobra.Command{
 		Use: "stop INSTANCE...", Short: "Shut instances down cleanly, by force after a limit",
+		Long: `Shut instances down. Each guest is asked to, by its agent or the power button; one
+that does not within --timeout loses its power.`,
 		Example: "  kami instance stop i-0123456789abcdef0\n  kami instance stop i-0123456789abcdef0 --force",
 	}, func(ctx context.Context, r *region.Region, ids []ami.InstanceID) ([]ami.Instance, error) {
 		in.InstanceIDs = ids
 		return r.StopInstances(ctx, in)
 	})
 	c.Flags().BoolVar(&in.Force, "force", false, "cut the power at once")
-	c.Flags().DurationVar(&in.Timeout, "timeout", region.DefaultStopTimeout, "how long a clean shutdown may take")
+	c.Flags().DurationVar(&in.Timeout, "timeout", region.DefaultStopTimeout, "`TIME` that a clean shutdown may take")
 	dryFlag(c, &in.DryRun)
 	return c
 }
@@ -248,6 +179,9 @@ func (a *app) instanceTerminate() *cobra.Command {
 	var dry bool
 	c := a.onInstances(&cobra.Command{
 		Use: "terminate INSTANCE...", Aliases: []string{"rm"}, Short: "End instances for good, with the volumes that go with them",
+		Long: `End instances for good: the guests, their folders, and the volumes that are
+deleted on termination (the root, unless it was said otherwise). Nothing brings
+them back; kami image create before it keeps what they hold.`,
 		Example: "  kami instance terminate i-0123456789abcdef0",
 	}, func(ctx context.Context, r *region.Region, ids []ami.InstanceID) ([]ami.Instance, error) {
 		return r.TerminateInstances(ctx, ids, dry)
@@ -260,7 +194,11 @@ func (a *app) instanceWait() *cobra.Command {
 	var cond string
 	var limit time.Duration
 	c := a.onInstances(&cobra.Command{
-		Use: "wait INSTANCE...", Short: "Wait until instances have come so far", Example: "  kami instance wait i-0123456789abcdef0 --for ssh",
+		Use: "wait INSTANCE...", Short: "Wait until instances have come so far",
+		Long: `Wait until instances are running, booted (the console shows a login prompt), or
+answering on ssh. When the wait ends in vain, the error has the last lines of the
+guest's console.`,
+		Example: "  kami instance wait i-0123456789abcdef0 --for ssh",
 	}, func(ctx context.Context, r *region.Region, ids []ami.InstanceID) (all []ami.Instance, err error) {
 		for _, id := range ids {
 			inst, err := r.WaitInstance(ctx, id, region.WaitFor(cond), limit)
@@ -271,7 +209,9 @@ func (a *app) instanceWait() *cobra.Command {
 		}
 		return all, nil
 	})
-	c.Flags().StringVar(&cond, "for", "booted", "running, booted or ssh")
-	c.Flags().DurationVar(&limit, "wait-timeout", region.DefaultWait, "how long to wait at most")
+	c.PreRunE = func(*cobra.Command, []string) error { return oneOf("for", cond, waits()...) }
+	c.Flags().StringVar(&cond, "for", "booted", "`STATE` to wait for: running, booted or ssh")
+	completeValues(c, "for", waits()...)
+	c.Flags().DurationVar(&limit, "wait-timeout", region.DefaultWait, "`TIME` to wait at most")
 	return c
 }

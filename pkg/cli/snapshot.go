@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -11,12 +10,14 @@ import (
 	"github.com/kamivm/kami/pkg/region"
 )
 
+func snapshotsDoc(all []ami.Snapshot) any { return map[string]any{"Snapshots": nonNil(all)} }
+
 func (a *app) printSnapshots(all []ami.Snapshot) error {
 	type col = output.Column[ami.Snapshot]
-	return output.List(a.printer(), map[string]any{"Snapshots": nonNil(all)}, all, func(s ami.Snapshot) string { return string(s.SnapshotID) }, []col{
+	return output.List(a.printer(), snapshotsDoc(all), all, func(s ami.Snapshot) string { return string(s.SnapshotID) }, []col{
 		{Title: "SNAPSHOT", Text: func(s ami.Snapshot) string { return string(s.SnapshotID) }},
 		{Title: "STATE", Text: func(s ami.Snapshot) string { return string(s.State) }},
-		{Title: "SIZE", Text: func(s ami.Snapshot) string { return strconv.FormatInt(s.VolumeSize, 10) + " GiB" }},
+		{Title: "SIZE", Text: func(s ami.Snapshot) string { return gibibytes(s.VolumeSize) }},
 		{Title: "ON DISK", Text: func(s ami.Snapshot) string { return output.Bytes(s.LayerBytes) }},
 		{Title: "LAYER", Text: func(s ami.Snapshot) string { return s.Layer.Short() }},
 		{Title: "CONSISTENCY", Text: func(s ami.Snapshot) string { return string(s.Consistency) }},
@@ -41,6 +42,7 @@ func (a *app) snapshot() *cobra.Command {
 		},
 	}
 	return group("snapshot", "Make, find and delete snapshots",
+		"  kami snapshot create vol-0123456789abcdef0\n  kami snapshot list",
 		a.list("snapshots", "  kami snapshot list\n  kami snapshot list --filter status=completed",
 			func(ctx context.Context, r *region.Region, in region.DescribeInput) error {
 				all, err := r.DescribeSnapshots(ctx, in)
@@ -48,7 +50,8 @@ func (a *app) snapshot() *cobra.Command {
 					return err
 				}
 				return a.printSnapshots(all)
-			}), show, a.snapshotCreate(), a.snapshotDelete(), a.tag("snapshot", a.completeSnapshots), a.untag("snapshot", a.completeSnapshots))
+			}), show, a.snapshotCreate(), a.snapshotDelete(),
+		a.tag("snapshot", "snap-0123456789abcdef0", a.completeSnapshots, a.snapshotRef), a.untag("snapshot", "snap-0123456789abcdef0", a.completeSnapshots, a.snapshotRef))
 }
 
 // wide shows one object whole where a person looks.
@@ -62,7 +65,10 @@ func (a *app) snapshotCreate() *cobra.Command {
 	var in region.CreateSnapshotInput
 	var tags []string
 	c := &cobra.Command{
-		Use: "create VOLUME", Short: "Snapshot a volume, attached or not", Args: args(1, 1), ValidArgsFunction: a.completeVolumes,
+		Use: "create VOLUME", Short: "Snapshot a volume, attached or not", Args: args(1, 1), ValidArgsFunction: once(a.completeVolumes),
+		Long: `Snapshot a volume as it is at this instant. It costs what was written since the
+last one. Of a running guest it is as after a power cut, or frozen where a guest
+agent answers.`,
 		Example: "  kami snapshot create vol-0123456789abcdef0 --description before",
 		RunE: func(c *cobra.Command, given []string) (err error) {
 			if in.Tags, err = parseTags(tags); err != nil {
@@ -78,7 +84,7 @@ func (a *app) snapshotCreate() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringVar(&in.Description, "description", "", "description")
+	c.Flags().StringVar(&in.Description, "description", "", "`TEXT` of at most 255 characters")
 	tagFlag(c, &tags)
 	dryFlag(c, &in.DryRun)
 	return c

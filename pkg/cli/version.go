@@ -9,7 +9,7 @@ import (
 
 func (a *app) version() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Say which kami this is", Args: args(0, 0), Example: "  kami version",
+		Use: "version", Short: "Say which kami this is", Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions, PersistentPreRunE: unsettled, Example: "  kami version",
 		RunE: func(*cobra.Command, []string) error {
 			v := "unknown"
 			if info, ok := debug.ReadBuildInfo(); ok {

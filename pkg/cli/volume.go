@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -10,6 +9,15 @@ import (
 	"github.com/kamivm/kami/pkg/output"
 	"github.com/kamivm/kami/pkg/region"
 )
+
+func volumesDoc(all []ami.Volume) any {
+	out := make([]ami.Volume, len(all))
+	for i, v := range all {
+		v.Attachments = nonNil(v.Attachments)
+		out[i] = v
+	}
+	return map[string]any{"Volumes": out}
+}
 
 func (a *app) printVolumes(all []ami.Volume) error {
 	type col = output.Column[ami.Volume]
@@ -19,10 +27,10 @@ func (a *app) printVolumes(all []ami.Volume) error {
 		}
 		return v.Attachments[0]
 	}
-	return output.List(a.printer(), map[string]any{"Volumes": nonNil(all)}, all, func(v ami.Volume) string { return string(v.VolumeID) }, []col{
+	return output.List(a.printer(), volumesDoc(all), all, func(v ami.Volume) string { return string(v.VolumeID) }, []col{
 		{Title: "VOLUME", Text: func(v ami.Volume) string { return string(v.VolumeID) }},
 		{Title: "STATE", Text: func(v ami.Volume) string { return string(v.State) }},
-		{Title: "SIZE", Text: func(v ami.Volume) string { return strconv.FormatInt(v.Size, 10) + " GiB" }},
+		{Title: "SIZE", Text: func(v ami.Volume) string { return gibibytes(v.Size) }},
 		{Title: "SNAPSHOT", Text: func(v ami.Volume) string { return string(v.SnapshotID) }},
 		{Title: "INSTANCE", Text: func(v ami.Volume) string { return string(at(v).InstanceID) }},
 		{Title: "DEVICE", Text: func(v ami.Volume) string { return at(v).Device }},
@@ -46,6 +54,7 @@ func (a *app) volume() *cobra.Command {
 		},
 	}
 	return group("volume", "Make, attach and delete volumes",
+		"  kami volume create --size 20\n  kami volume attach vol-0123456789abcdef0 i-0123456789abcdef0",
 		a.list("volumes", "  kami volume list\n  kami volume list --filter status=available",
 			func(ctx context.Context, r *region.Region, in region.DescribeInput) error {
 				all, err := r.DescribeVolumes(ctx, in)
@@ -54,7 +63,7 @@ func (a *app) volume() *cobra.Command {
 				}
 				return a.printVolumes(all)
 			}), show, a.volumeCreate(), a.volumeDelete(), a.volumeAttach(), a.volumeDetach(),
-		a.tag("volume", a.completeVolumes), a.untag("volume", a.completeVolumes))
+		a.tag("volume", "vol-0123456789abcdef0", a.completeVolumes, a.volumeRef), a.untag("volume", "vol-0123456789abcdef0", a.completeVolumes, a.volumeRef))
 }
 
 func (a *app) volumeCreate() *cobra.Command {
@@ -62,7 +71,8 @@ func (a *app) volumeCreate() *cobra.Command {
 	var tags []string
 	var snap string
 	c := &cobra.Command{
-		Use: "create", Short: "Make a volume, blank or from a snapshot", Args: args(0, 0),
+		Use: "create", Short: "Make a volume, blank or from a snapshot", Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions,
+		Long:    `Make a volume, blank or from a snapshot. It costs nothing until it is written to.`,
 		Example: "  kami volume create --size 20\n  kami volume create --snapshot snap-0123456789abcdef0",
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if in.Tags, err = parseTags(tags); err != nil {
@@ -78,8 +88,8 @@ func (a *app) volumeCreate() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().Int64Var(&in.Size, "size", 0, "size in GiB (default the snapshot's)")
-	c.Flags().StringVar(&snap, "snapshot", "", "snapshot to begin with")
+	c.Flags().Int64Var(&in.Size, "size", 0, "size of `GIB` (default the snapshot's)")
+	c.Flags().StringVar(&snap, "snapshot", "", "`SNAPSHOT` to begin with")
 	must(c.RegisterFlagCompletionFunc("snapshot", a.completeSnapshots))
 	tagFlag(c, &tags)
 	dryFlag(c, &in.DryRun)
@@ -119,7 +129,7 @@ func (a *app) printAttachment(at ami.VolumeAttachment) error {
 func (a *app) volumeAttach() *cobra.Command {
 	var in region.AttachVolumeInput
 	c := &cobra.Command{
-		Use: "attach VOLUME INSTANCE", Short: "Attach a volume to an instance, also a running one", Args: args(2, 2), ValidArgsFunction: a.completeVolumes,
+		Use: "attach VOLUME INSTANCE", Short: "Attach a volume to an instance, also a running one", Args: args(2, 2), ValidArgsFunction: a.completeAttach,
 		Example: "  kami volume attach vol-0123456789abcdef0 i-0123456789abcdef0 --device /dev/sdf",
 		RunE: func(c *cobra.Command, given []string) error {
 			return a.with(c.Context(), func(r *region.Region) (err error) {
@@ -135,7 +145,7 @@ func (a *app) volumeAttach() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringVar(&in.Device, "device", "", "device name (default the next free one from /dev/sdf)")
+	c.Flags().StringVar(&in.Device, "device", "", "`DEVICE` name (default the next free one from /dev/sdf)")
 	dryFlag(c, &in.DryRun)
 	return c
 }
@@ -143,7 +153,7 @@ func (a *app) volumeAttach() *cobra.Command {
 func (a *app) volumeDetach() *cobra.Command {
 	var force, dry bool
 	c := &cobra.Command{
-		Use: "detach VOLUME", Short: "Detach a volume from its instance", Args: args(1, 1), ValidArgsFunction: a.completeVolumes,
+		Use: "detach VOLUME", Short: "Detach a volume from its instance, also a running one", Args: args(1, 1), ValidArgsFunction: once(a.completeVolumes),
 		Example: "  kami volume detach vol-0123456789abcdef0",
 		RunE: func(c *cobra.Command, given []string) error {
 			return a.with(c.Context(), func(r *region.Region) error {

@@ -5,6 +5,7 @@ package output
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -97,6 +98,23 @@ func clean(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// CheckQuery says what is wrong with a query, before anything is done whose
+// answer it would pick from.
+func CheckQuery(query string) error {
+	if query == "" {
+		return nil
+	}
+	_, err := jmespath.Compile(query)
+	var at jmespath.SyntaxError
+	if errors.As(err, &at) {
+		return fmt.Errorf("the query cannot be read at its character %d:\n%s", at.Offset+1, at.HighlightLocation())
+	}
+	if err != nil {
+		return fmt.Errorf("the query cannot be read: %w (a text stands between single quotes: 'web-1')", err)
+	}
+	return nil
 }
 
 // document writes doc, or what Query selects of it.

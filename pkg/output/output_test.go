@@ -144,6 +144,18 @@ func TestListFails(t *testing.T) {
 	}
 }
 
+func TestCheckQuery(t *testing.T) {
+	for query, want := range map[string]string{
+		"": "", "Volumes[].VolumeId": "", "Volumes[": "at its character 9", "a b": "at its character 3", "'": "at its character",
+		"Volumes[?Name==`root`]": "single quotes",
+	} {
+		err := CheckQuery(query)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, want an error with %q", query, err, want)
+		}
+	}
+}
+
 // terminal opens a pseudo-terminal. screen closes it and returns what it shows.
 func terminal(t *testing.T) (tty *os.File, screen func() string) {
 	t.Helper()

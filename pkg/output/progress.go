@@ -13,8 +13,13 @@ import (
 	"github.com/kamivm/kami/pkg/ami"
 )
 
-// quick is how long a step may take without a line of its own.
-const quick = time.Second
+const (
+	// quick is how long a step may take without a line of its own.
+	quick = time.Second
+	// often and seldom bound the time between a step's lines, but for the first.
+	// Lines that are told apart by nothing but the time are never oftener.
+	often, seldom = 10 * time.Second, 20 * time.Second
+)
 
 // NewProgress draws bars where w is a terminal, and plain lines elsewhere.
 // Close it before the program writes its result.
@@ -100,8 +105,10 @@ func (s *step) Done(err error) {
 		}
 		took := time.Since(s.start)
 		switch {
-		case err != nil:
+		case err != nil && took > quick:
 			s.p.Note("%s: failed after %s", s.name, took.Round(100*time.Millisecond))
+		case err != nil:
+			s.p.Note("%s: failed", s.name)
 		case took > quick:
 			s.p.Note("%s: done in %s", s.name, took.Round(100*time.Millisecond))
 		}
@@ -117,11 +124,17 @@ func (s *step) tell() {
 			return
 		case <-time.After(wait):
 		}
-		if done := s.done.Load(); s.total > 0 {
+		took := time.Since(s.start)
+		switch done := s.done.Load(); {
+		case s.total > 0:
 			s.p.Note("%s: %d %%", s.name, min(100, done*100/s.total))
-		} else {
+		case took < often:
 			s.p.Note("%s …", s.name)
+		default:
+			s.p.Note("%s … %s so far", s.name, took.Round(time.Second))
 		}
-		wait = min(2*wait+quick, 20*time.Second)
+		if wait = min(2*wait+quick, seldom); s.total <= 0 {
+			wait = max(wait, often)
+		}
 	}
 }

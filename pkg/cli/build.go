@@ -1,0 +1,94 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/region"
+)
+
+func (a *app) build() *cobra.Command {
+	var in region.BuildInput
+	var tags []string
+	c := &cobra.Command{
+		Use: "build RECIPE", Short: "Build an image from a recipe", Args: args(1, 1), ValidArgsFunction: once(a.completeRecipes),
+		Long: `Build an image from a recipe: a folder with a recipe.yaml, or the name of one
+that comes with kami (tiny, debian-12, web). Names are looked up in the folders
+of KAMI_RECIPES, then in ./images and where kami is installed.`,
+		Example: "  kami build tiny\n  kami build ./images/web --name web-1",
+		RunE: func(c *cobra.Command, given []string) (err error) {
+			if in.Tags, err = parseTags(tags); err != nil {
+				return err
+			}
+			in.Recipe = given[0]
+			return a.with(c.Context(), func(r *region.Region) error {
+				image, err := r.BuildImage(c.Context(), in)
+				if err != nil {
+					return err
+				}
+				return a.printImages([]ami.Image{image})
+			})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&in.Name, "name", "", "`NAME` of the image (default the recipe's and the time)")
+	f.StringVar(&in.Description, "description", "", "`TEXT` of at most 255 characters (default the recipe's)")
+	f.BoolVar(&in.Keep, "keep", false, "keep the files, or the guest, of a build that fails")
+	must(c.RegisterFlagCompletionFunc("name", cobra.NoFileCompletions))
+	tagFlag(c, &tags)
+	dryFlag(c, &in.DryRun)
+	return c
+}
+
+func (a *app) importImage() *cobra.Command {
+	var in region.ImportInput
+	var tags []string
+	var boot, arch string
+	c := &cobra.Command{
+		Use: "import FILE|URL", Short: "Make an image of a disk file", Args: args(1, 1),
+		Long: `Make a registered image of a disk in one step: raw, qcow2, vmdk, vhd, vhdx or
+ova, also compressed with gzip, xz or zstd. The format, the boot mode and the
+architecture are found by looking into the disk. A disk that names other files
+is refused.`,
+		Example: "  kami import debian-12-genericcloud-amd64.qcow2 --name debian\n  kami import disk.vmdk --sha256 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\n  kami import disk.raw.xz --checksum-file SHA512SUMS",
+		RunE: func(c *cobra.Command, given []string) (err error) {
+			if err := oneOf("architecture", arch, architectures()...); err != nil {
+				return err
+			}
+			if in.Tags, err = parseTags(tags); err != nil {
+				return err
+			}
+			in.Source, in.BootMode, in.Architecture = given[0], ami.BootMode(boot), ami.Architecture(arch)
+			return a.with(c.Context(), func(r *region.Region) error {
+				image, err := r.ImportImage(c.Context(), in)
+				if err != nil {
+					return err
+				}
+				return a.printImages([]ami.Image{image})
+			})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&in.Name, "name", "", "`NAME` of the image (default the file's)")
+	f.StringVar(&in.Description, "description", "", "`TEXT` of at most 255 characters")
+	f.StringVar(&in.Format, "format", "", "`FORMAT` of the disk: raw, qcow2, vmdk, vhd, vhdx or ova (default found by looking)")
+	completeValues(c, "format", "raw", "qcow2", "vmdk", "vhd", "vhdx", "ova")
+	f.StringVar(&in.SHA256, "sha256", "", "expected SHA-256 of the file, as `HEX`")
+	f.StringVar(&in.SHA512, "sha512", "", "expected SHA-512 of the file, as `HEX`")
+	f.StringVar(&in.ChecksumFile, "checksum-file", "", "`FILE` or URL with the disk's checksum, as sha256sum writes it")
+	f.StringVar(&boot, "boot-mode", "", "`MODE` of booting: legacy-bios, uefi or uefi-preferred (default found by looking)")
+	f.StringVar(&arch, "architecture", "", "`ARCH` of the guest: x86_64, arm64 or i386 (default found by looking)")
+	completeValues(c, "boot-mode", bootModes()...)
+	completeValues(c, "architecture", architectures()...)
+	tagFlag(c, &tags)
+	dryFlag(c, &in.DryRun)
+	return c
+}
+
+func bootModes() []string {
+	return []string{string(ami.BootLegacyBIOS), string(ami.BootUEFI), string(ami.BootUEFIPreferred)}
+}
+
+func architectures() []string {
+	return []string{string(ami.ArchX8664), string(ami.ArchARM64), string(ami.ArchI386)}
+}
