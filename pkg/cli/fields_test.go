@@ -25,6 +25,7 @@ var answers = []struct {
 	{"volumes", volumesDoc(nil)},
 	{"volume attachment", ami.VolumeAttachment{}},
 	{"snapshots", snapshotsDoc(nil)},
+	{"snapshot diff", region.SnapshotDiff{}},
 	{"key pairs", keysDoc(nil)},
 	{"regions", regionsDoc(nil)},
 	{"store du", region.StoreUsage{}},

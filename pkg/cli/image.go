@@ -124,7 +124,7 @@ func (a *app) list(noun, example string, run func(context.Context, *region.Regio
 func (a *app) image() *cobra.Command {
 	return group("image", "Make, find and retire images",
 		"  kami image list\n  kami image create i-0123456789abcdef0 --name web-2\n  kami image deregister web-1 --delete-snapshots", a.imageList(), a.imageShow(), a.imageCreate(), a.imageRegister(),
-		a.imageDeregister(), a.tag("image", "web-1", a.completeImages, a.imageRef), a.untag("image", "web-1", a.completeImages, a.imageRef))
+		a.imageDeregister(), a.imageTree(), a.tag("image", "web-1", a.completeImages, a.imageRef), a.untag("image", "web-1", a.completeImages, a.imageRef))
 }
 
 func (a *app) imageList() *cobra.Command {

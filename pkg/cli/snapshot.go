@@ -50,7 +50,7 @@ func (a *app) snapshot() *cobra.Command {
 					return err
 				}
 				return a.printSnapshots(all)
-			}), show, a.snapshotCreate(), a.snapshotDelete(),
+			}), show, a.snapshotCreate(), a.snapshotDelete(), a.snapshotDiff(), a.snapshotExport(),
 		a.tag("snapshot", "snap-0123456789abcdef0", a.completeSnapshots, a.snapshotRef), a.untag("snapshot", "snap-0123456789abcdef0", a.completeSnapshots, a.snapshotRef))
 }
 

@@ -48,7 +48,7 @@ func (r *Region) BuildImage(ctx context.Context, in BuildInput) (ami.Image, erro
 	}
 	defer scratch.Close()
 	res, err := build.Build(ctx, build.Options{
-		Recipe: rec, Tmp: scratch.Dir(), Progress: r.progress, CacheDir: r.path("cache"),
+		Recipe: rec, Tmp: scratch.Dir(), Progress: r.progress,
 	})
 	if err != nil {
 		return ami.Image{}, r.buildFailed(err, rec.Name, scratch, in.Keep)

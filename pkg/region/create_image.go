@@ -53,7 +53,23 @@ func (r *Region) CreateImage(ctx context.Context, in CreateImageInput) (ami.Imag
 		return ami.Image{}, err
 	}
 	defer unlock()
-	if vols, err = r.reload(ctx, vols); err != nil {
+	// Nobody starts the guest while its disks are read, nor takes one that is
+	// off for its reboot for one that shut itself down.
+	err = r.whileLocked(ctx, inst.InstanceID, func(now ami.Instance) error {
+		if now.State.Name != state {
+			return incorrectState(now, "imaged", string(state))
+		}
+		image, err = r.imageOf(ctx, now, image, vols, snaps, in)
+		return err
+	})
+	return image, err
+}
+
+// imageOf fills the snapshots of an instance's volumes and records the image.
+// The caller holds the locks of both.
+func (r *Region) imageOf(ctx context.Context, inst ami.Instance, image ami.Image, vols []ami.Volume, snaps []ami.Snapshot, in CreateImageInput) (ami.Image, error) {
+	vols, err := r.reload(ctx, vols)
+	if err != nil {
 		return ami.Image{}, err
 	}
 	j, err := r.beginImage(ctx, image, snaps)
@@ -63,7 +79,7 @@ func (r *Region) CreateImage(ctx context.Context, in CreateImageInput) (ami.Imag
 	defer j.close(ctx)
 
 	var tracked []ami.Volume
-	switch {
+	switch state := inst.State.Name; {
 	case state == ami.InstanceRunning && in.NoReboot:
 		snaps, tracked, err = r.snapshotLive(ctx, inst, vols, snaps)
 	case state == ami.InstanceRunning:
@@ -87,10 +103,8 @@ func (r *Region) CreateImage(ctx context.Context, in CreateImageInput) (ami.Imag
 				return err
 			}
 		}
-		for _, v := range tracked {
-			if err := tx.PutVolume(v); err != nil {
-				return err
-			}
+		if err := putTracked(tx, tracked); err != nil {
+			return err
 		}
 		return tx.PutImage(image)
 	})
@@ -100,11 +114,17 @@ func (r *Region) CreateImage(ctx context.Context, in CreateImageInput) (ami.Imag
 // imagedVolumes returns the volumes that go into an image, root first: those
 // attached, less the ephemeral ones and those that over drops with NoDevice.
 func (r *Region) imagedVolumes(ctx context.Context, inst ami.Instance, over []ami.BlockDeviceMapping) ([]ami.Volume, error) {
+	if err := ami.ValidateMapping(over); err != nil {
+		return nil, err
+	}
+	if err := r.checkMapping(ctx, over); err != nil {
+		return nil, err
+	}
 	attached := map[string]bool{}
 	var vols []ami.Volume
 	for _, bd := range inst.BlockDeviceMappings {
-		attached[bd.DeviceName] = true
-		o := slices.IndexFunc(over, func(m ami.BlockDeviceMapping) bool { return m.DeviceName == bd.DeviceName })
+		attached[ami.DeviceKey(bd.DeviceName)] = true
+		o := overOf(over, bd.DeviceName)
 		if bd.Virtual != "" {
 			continue
 		}
@@ -115,7 +135,7 @@ func (r *Region) imagedVolumes(ctx context.Context, inst ami.Instance, over []am
 				return nil, ami.Errorf(ami.CodeInvalidBlockDeviceMapping, "The root device %s cannot be left out of an image.", bd.DeviceName)
 			case m.NoDevice != nil:
 				continue
-			case m.Ebs == nil || m.Ebs.VolumeSize != nil || m.Ebs.SnapshotID != "" || m.Ebs.Encrypted != nil:
+			case m.Ebs == nil || *m.Ebs != ami.EBSBlockDevice{DeleteOnTermination: m.Ebs.DeleteOnTermination}:
 				return nil, ami.Errorf(ami.CodeInvalidBlockDeviceMapping,
 					"The mapping of %s changes more than DeleteOnTermination, which is all that can change for a volume that exists.", bd.DeviceName)
 			}
@@ -127,19 +147,31 @@ func (r *Region) imagedVolumes(ctx context.Context, inst ami.Instance, over []am
 		vols = append(vols, v)
 	}
 	slices.SortStableFunc(vols, func(a, b ami.Volume) int { return rootFirst(inst, a) - rootFirst(inst, b) })
-	if len(vols) == 0 {
-		return nil, ami.Errorf(ami.CodeIncorrectState, "The instance '%s' has no volumes.", inst.InstanceID)
+	if len(vols) == 0 || rootFirst(inst, vols[0]) != 0 {
+		return nil, ami.Errorf(ami.CodeIncorrectState, "The instance '%s' has no volume at its root device %s.", inst.InstanceID, inst.RootDeviceName).
+			WithHint("Attach one there first: kami volume attach.")
 	}
 	for _, m := range over {
-		if !attached[m.DeviceName] && m.Ebs != nil && m.Ebs.SnapshotID == "" && m.Ebs.VolumeSize == nil {
+		if !attached[ami.DeviceKey(m.DeviceName)] && m.Ebs != nil && m.Ebs.SnapshotID == "" && m.Ebs.VolumeSize == nil {
 			return nil, ami.Errorf(ami.CodeInvalidBlockDeviceMapping, "The new device %s needs a snapshot or a size.", m.DeviceName)
 		}
 	}
 	return vols, nil
 }
 
+// overOf finds the entry of over that is about a device, or -1.
+func overOf(over []ami.BlockDeviceMapping, device string) int {
+	return slices.IndexFunc(over, func(m ami.BlockDeviceMapping) bool { return ami.DeviceKey(m.DeviceName) == ami.DeviceKey(device) })
+}
+
+func hasDevice(inst ami.Instance, device string) bool {
+	return slices.ContainsFunc(inst.BlockDeviceMappings, func(bd ami.InstanceBlockDevice) bool {
+		return ami.DeviceKey(bd.DeviceName) == ami.DeviceKey(device)
+	})
+}
+
 func rootFirst(inst ami.Instance, v ami.Volume) int {
-	if len(v.Attachments) > 0 && v.Attachments[0].Device == inst.RootDeviceName {
+	if len(v.Attachments) > 0 && ami.DeviceKey(v.Attachments[0].Device) == ami.DeviceKey(inst.RootDeviceName) {
 		return 0
 	}
 	return 1
@@ -150,7 +182,7 @@ func rootFirst(inst ami.Instance, v ami.Volume) int {
 func imageMapping(inst ami.Instance, vols []ami.Volume, snaps []ami.Snapshot, over []ami.BlockDeviceMapping) []ami.BlockDeviceMapping {
 	var out []ami.BlockDeviceMapping
 	for _, bd := range inst.BlockDeviceMappings {
-		o := slices.IndexFunc(over, func(m ami.BlockDeviceMapping) bool { return m.DeviceName == bd.DeviceName })
+		o := overOf(over, bd.DeviceName)
 		if o >= 0 && over[o].NoDevice != nil {
 			continue
 		}
@@ -171,8 +203,7 @@ func imageMapping(inst ami.Instance, vols []ami.Volume, snaps []ami.Snapshot, ov
 		}})
 	}
 	for _, m := range over {
-		known := slices.ContainsFunc(inst.BlockDeviceMappings, func(bd ami.InstanceBlockDevice) bool { return bd.DeviceName == m.DeviceName })
-		if !known && m.NoDevice == nil {
+		if !hasDevice(inst, m.DeviceName) && m.NoDevice == nil {
 			out = append(out, m)
 		}
 	}

@@ -130,6 +130,9 @@ func (r *Region) ResolveImage(ctx context.Context, ref string, latest bool) (ami
 	case len(images) == 0:
 		return ami.Image{}, ami.Errorf(ami.CodeInvalidAMIIDNotFound, "No available image has the name %q.", ref).
 			WithHint("kami image list shows the images there are; kami build and kami import make one.")
+	case !latest && len(images) == 1 && images[0].Name != ref:
+		return ami.Image{}, ami.Errorf(ami.CodeInvalidParameterValue, "%q is a pattern; the image %q matches it.", ref, images[0].Name).
+			WithHint("Give its whole name or its id.")
 	case len(images) > 1 && !latest:
 		return ami.Image{}, ami.Errorf(ami.CodeInvalidParameterValue, "%d images match the name %q.", len(images), ref).
 			WithHint("Give one's id, or --latest for the newest.")
@@ -161,19 +164,41 @@ func (r *Region) DescribeSnapshots(ctx context.Context, in DescribeInput) ([]ami
 		func(id string) error { return notFoundSnapshot(ami.SnapshotID(id)) })
 }
 
+// snapshot returns one snapshot that the caller may launch from: its own, or one
+// of an image that it may launch.
 func (r *Region) snapshot(ctx context.Context, id ami.SnapshotID) (ami.Snapshot, error) {
 	if _, err := ami.ParseSnapshotID(string(id)); err != nil {
 		return ami.Snapshot{}, err
 	}
 	var snap ami.Snapshot
 	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
-		snap, err = tx.Snapshot(id)
-		return err
+		if snap, err = tx.Snapshot(id); err != nil || snap.OwnerID == r.account {
+			return err
+		}
+		users, err := tx.ImagesUsingSnapshot(id)
+		if err != nil {
+			return err
+		}
+		for _, user := range users {
+			if image, err := tx.Image(user); err != nil || image.Public {
+				return err
+			}
+		}
+		return catalog.ErrNotFound
 	})
 	if errors.Is(err, catalog.ErrNotFound) {
 		return ami.Snapshot{}, notFoundSnapshot(id)
 	}
 	return snap, storeError(err, "The snapshot %s cannot be read.", id)
+}
+
+// ownSnapshot returns one of the caller's snapshots.
+func (r *Region) ownSnapshot(ctx context.Context, id ami.SnapshotID) (ami.Snapshot, error) {
+	snap, err := r.snapshot(ctx, id)
+	if err == nil && snap.OwnerID != r.account {
+		return ami.Snapshot{}, notFoundSnapshot(id)
+	}
+	return snap, err
 }
 
 // DescribeVolumes returns the caller's volumes, oldest first.
@@ -200,7 +225,18 @@ func (r *Region) DescribeVolumes(ctx context.Context, in DescribeInput) ([]ami.V
 		func(id string) error { return notFoundVolume(ami.VolumeID(id)) })
 }
 
+// volume returns one of the caller's volumes. An ephemeral disk is part of its
+// instance and no volume to anybody.
 func (r *Region) volume(ctx context.Context, id ami.VolumeID) (ami.Volume, error) {
+	v, err := r.volumeRecord(ctx, id)
+	if err == nil && (v.OwnerID != r.account || v.Ephemeral) {
+		return ami.Volume{}, notFoundVolume(id)
+	}
+	return v, err
+}
+
+// volumeRecord returns any volume.
+func (r *Region) volumeRecord(ctx context.Context, id ami.VolumeID) (ami.Volume, error) {
 	if _, err := ami.ParseVolumeID(string(id)); err != nil {
 		return ami.Volume{}, err
 	}

@@ -150,7 +150,7 @@ func checkHome(home string) Check {
 		if err == nil || dir == filepath.Dir(dir) {
 			break
 		}
-		if !errors.Is(err, os.ErrNotExist) {
+		if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
 			break
 		}
 		dir = filepath.Dir(dir)

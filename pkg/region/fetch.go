@@ -92,7 +92,8 @@ func (r *Region) expectedSums(ctx context.Context, in ImportInput) (sums, error)
 // forms ("DIGEST  NAME", "SHA256 (NAME) = DIGEST").
 func findSum(list io.Reader, name string, want sums) error {
 	found := false
-	for sc := bufio.NewScanner(list); sc.Scan(); {
+	sc := bufio.NewScanner(list)
+	for sc.Scan() {
 		var sum, file string
 		if f := strings.Fields(sc.Text()); len(f) == 2 {
 			sum, file = f[0], strings.TrimPrefix(f[1], "*")
@@ -104,6 +105,9 @@ func findSum(list io.Reader, name string, want sums) error {
 			continue
 		}
 		want[len(b)], found = strings.ToLower(sum), true
+	}
+	if err := sc.Err(); err != nil {
+		return err
 	}
 	if !found {
 		return fmt.Errorf("no SHA-256 or SHA-512 of %q is in this list", name)
@@ -161,21 +165,61 @@ func (r *Region) open(ctx context.Context, source string) (io.ReadCloser, error)
 }
 
 func (r *Region) get(ctx context.Context, source string) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, source, nil)
 	if err != nil {
+		cancel(nil)
 		return nil, ami.Errorf(ami.CodeInvalidParameterValue, "%s is not an address: %w.", source, err)
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.ResponseHeaderTimeout = time.Minute
+	transport.ResponseHeaderTimeout = r.stall
+	transport.DisableKeepAlives = true // there is one request a transport
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
+		cancel(nil)
 		return nil, ami.Errorf(ami.CodeInvalidParameterValue, "%s cannot be fetched: %w.", source, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		resp.Body.Close()
+		cancel(nil)
 		return nil, ami.Errorf(ami.CodeInvalidParameterValue, "%s cannot be fetched: the server answered %s.", source, resp.Status)
 	}
+	resp.Body = newImpatient(ctx, cancel, resp.Body, r.stall)
 	return resp, nil
+}
+
+// stallLimit is how long a server may send nothing.
+const stallLimit = time.Minute
+
+// impatient is a body that gives a silent server up.
+type impatient struct {
+	io.ReadCloser
+	ctx    context.Context //nolint:containedctx // that of the request which the body belongs to
+	cancel context.CancelCauseFunc
+	limit  time.Duration
+	timer  *time.Timer
+}
+
+func newImpatient(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser, limit time.Duration) *impatient {
+	stalled := func() { cancel(fmt.Errorf("the server has sent nothing for %s", limit)) }
+	return &impatient{body, ctx, cancel, limit, time.AfterFunc(limit, stalled)}
+}
+
+func (b *impatient) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && b.ctx.Err() != nil {
+		err = context.Cause(b.ctx)
+	}
+	if n > 0 {
+		b.timer.Reset(b.limit)
+	}
+	return n, err
+}
+
+func (b *impatient) Close() error {
+	b.timer.Stop()
+	defer b.cancel(nil)
+	return b.ReadCloser.Close()
 }
 
 func (r *Region) download(ctx context.Context, source, local string) (err error) {

@@ -50,6 +50,17 @@ func (r *Region) checkNewName(ctx context.Context, name, description string, tag
 	return nil
 }
 
+// checkBoot checks what an image is said to boot with and on; "" is not said.
+func checkBoot(mode ami.BootMode, arch ami.Architecture) error {
+	switch arch {
+	case "", ami.ArchX8664, ami.ArchARM64, ami.ArchI386:
+	default:
+		return ami.Errorf(ami.CodeInvalidParameterValue, "The architecture %q is not one of x86_64, arm64 and i386.", arch)
+	}
+	_, err := bootMode(mode, arch)
+	return err
+}
+
 func duplicateName(name string, id ami.ImageID) error {
 	used := string(id)
 	if used == "" {
@@ -92,9 +103,7 @@ func (r *Region) newSnapshot(vol ami.VolumeID, description string, size int64, t
 // fill writes the layer of a pending snapshot from src over parent and returns
 // the completed record.
 func (r *Region) fill(ctx context.Context, snap ami.Snapshot, src qcow2.Source, parent digest.Digest, consistency ami.Consistency) (ami.Snapshot, error) {
-	step := r.progress.Step(fmt.Sprintf("writing %s", snap.SnapshotID), src.Size())
-	layer, err := r.layers.WriteLayer(ctx, src, parent, step)
-	step.Done(err)
+	layer, err := r.writeLayer(ctx, snap.SnapshotID, src, parent)
 	if err != nil {
 		return snap, storeError(err, "The layer of %s cannot be written.", snap.SnapshotID)
 	}

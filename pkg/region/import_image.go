@@ -3,6 +3,7 @@ package region
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/kamivm/kami/pkg/disk"
 	"github.com/kamivm/kami/pkg/disk/foreign"
 	"github.com/kamivm/kami/pkg/internal/durable"
+	"github.com/kamivm/kami/pkg/qcow2"
 )
 
 // ImportImage makes a registered image of a disk file in one step.
@@ -18,6 +20,9 @@ func (r *Region) ImportImage(ctx context.Context, in ImportInput) (ami.Image, er
 		in.Name = nameOfFile(in.Source)
 	}
 	if err := r.checkNewName(ctx, in.Name, in.Description, in.Tags); err != nil {
+		return ami.Image{}, err
+	}
+	if err := checkBoot(in.BootMode, in.Architecture); err != nil {
 		return ami.Image{}, err
 	}
 	format, err := foreign.ParseFormat(in.Format)
@@ -61,7 +66,14 @@ func (r *Region) ImportImage(ctx context.Context, in ImportInput) (ami.Image, er
 	if !report.BIOSBootable && !report.UEFIBootable {
 		r.progress.Note("no boot loader was found in %s: the image may not boot", filepath.Base(in.Source))
 	}
-	return r.adopt(ctx, image, src, "Imported from "+filepath.Base(in.Source))
+	if src.Size() > maxVolumeGiB*gib {
+		return ami.Image{}, importError(in.Source, fmt.Errorf("a disk of %d GiB is larger than the largest volume, %d GiB", gibCeil(src.Size()), int64(maxVolumeGiB)))
+	}
+	image, err = r.adopt(ctx, image, src, "Imported from "+filepath.Base(in.Source))
+	if errors.Is(err, qcow2.ErrCorrupt) { // found where the damage is, in the midst of reading
+		err = importError(in.Source, errors.Unwrap(err))
+	}
+	return image, err
 }
 
 // nameOfFile makes an image name of a file's name: without the folders and the
@@ -87,7 +99,7 @@ func importError(source string, err error) error {
 	switch {
 	case errors.Is(err, foreign.ErrForeignFile):
 		hint = "A disk that names other files could read this host's files and is refused. Flatten it where it was made: qemu-img convert -O qcow2."
-	case errors.Is(err, foreign.ErrTruncated):
+	case errors.Is(err, foreign.ErrTruncated), errors.Is(err, qcow2.ErrCorrupt):
 		hint = "Fetch the file again, and give its checksum with --sha256."
 	case errors.Is(err, foreign.ErrNotADisk):
 		hint = "If it is a raw disk all the same, say so with --format raw."

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/hypervisor/libvirt"
 	"github.com/kamivm/kami/pkg/internal/durable"
 )
 
@@ -22,41 +23,62 @@ func (r *Region) instanceLockPath(id ami.InstanceID) string {
 	return r.path("tmp", "power-"+string(id)+".lock")
 }
 
-// tryLockInstance takes the right to change an instance's power, if nobody has it.
-func (r *Region) tryLockInstance(id ami.InstanceID) (unlock func(), free bool, err error) {
-	lock, free, err := durable.TryLock(r.instanceLockPath(id))
-	if err != nil || !free {
-		return nil, false, err
-	}
-	return func() {
-		os.Remove(r.instanceLockPath(id))
-		lock.Unlock()
-	}, true, nil
+// powerLock is the sole right to change an instance's power. Its file is removed
+// with it, so that one which is found without a holder tells of a command that
+// died while it was changing the power.
+type powerLock struct {
+	lock        *durable.Lock
+	path        string
+	interrupted bool // the holder before this one did not come to its end
 }
 
-// whileLocked runs fn with the sole right to change an instance's power.
-func (r *Region) whileLocked(ctx context.Context, id ami.InstanceID, fn func() error) error {
-	unlock, free, err := r.tryLockInstance(id)
+// unlock gives the right back; with keep the next holder finds interrupted set.
+func (l *powerLock) unlock(keep bool) {
+	if !keep {
+		os.Remove(l.path)
+	}
+	l.lock.Unlock()
+}
+
+// tryLockInstance takes the right to change an instance's power, if nobody has
+// it; nil without an error when somebody has.
+func (r *Region) tryLockInstance(id ami.InstanceID) (*powerLock, error) {
+	path := r.instanceLockPath(id)
+	_, serr := os.Lstat(path)
+	lock, free, err := durable.TryLock(path)
+	if err != nil || !free {
+		return nil, err
+	}
+	return &powerLock{lock, path, serr == nil}, nil
+}
+
+// whileLocked runs fn with the sole right to change an instance's power, on the
+// instance as it is then: what was read before may be of the past.
+func (r *Region) whileLocked(ctx context.Context, id ami.InstanceID, fn func(now ami.Instance) error) error {
+	lock, err := r.tryLockInstance(id)
 	if err != nil {
 		return storeError(err, "The instance %s cannot be locked.", id)
 	}
-	if !free {
+	if lock == nil {
 		return ami.Errorf(ami.CodeIncorrectInstanceState, "Another command is changing the instance '%s'.", id).
 			WithHint("Wait until it has finished.")
 	}
-	defer unlock()
-	return fn()
+	// A guest that was told to shut down may do so after its command was given
+	// up: that is still no shutdown of its own will.
+	defer func() { lock.unlock(ctx.Err() != nil) }()
+	now, err := r.instance(ctx, id)
+	if err != nil {
+		return err
+	}
+	return fn(now)
 }
 
 // guestScratch makes a work folder in which the hypervisor's user can make
 // sockets and files. Socket paths are short by law, so it is not in the region.
 func (r *Region) guestScratch(ami.InstanceID) (*durable.Scratch, error) {
-	dir := filepath.Join(os.TempDir(), "kami-"+uidText())
-	if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, storeError(err, "No work folder can be made.")
-	}
-	if err := ownedBySelf(dir); err != nil {
-		return nil, storeError(err, "The work folder %s is not ours.", dir)
+	dir, err := runDir()
+	if err != nil {
+		return nil, err
 	}
 	if _, err := durable.SweepScratch(dir); err != nil {
 		return nil, storeError(err, "The work folder %s cannot be swept.", dir)
@@ -72,4 +94,32 @@ func (r *Region) guestScratch(ami.InstanceID) (*durable.Scratch, error) {
 		return nil, storeError(err, "No work folder can be made.")
 	}
 	return s, nil
+}
+
+// runDir is this user's folder for sockets, whose paths are short by law.
+func runDir() (string, error) {
+	dir := filepath.Join(os.TempDir(), "kami-"+uidText())
+	if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", storeError(err, "No work folder can be made.")
+	}
+	return dir, storeError(ownedBySelf(dir), "The work folder %s is not ours.", dir)
+}
+
+// agentSocket is where the host's end of the guest agent's channel is, "" for
+// the hypervisor's choice: a user's own libvirt would put it so deep below the
+// user's home that hardly any home is short enough.
+func (r *Region) agentSocket(inst ami.Instance) (string, error) {
+	if inst.Connect != libvirt.Session {
+		return "", nil
+	}
+	dir, err := runDir()
+	return filepath.Join(dir, string(inst.InstanceID)+".agent"), err
+}
+
+func (r *Region) removeAgentSocket(inst ami.Instance) error {
+	path, err := r.agentSocket(inst)
+	if err != nil || path == "" {
+		return err
+	}
+	return removeAll(path)
 }

@@ -35,8 +35,7 @@ func (r *Region) DescribeInstances(ctx context.Context, in DescribeInput) ([]ami
 		return nil, storeError(err, "The instances cannot be read.")
 	}
 	all = slices.DeleteFunc(all, func(i ami.Instance) bool {
-		old := i.State.Name == ami.InstanceTerminated && time.Since(i.Terminated) > tombstone
-		return i.OwnerID != r.account || old
+		return i.OwnerID != r.account || isPast(i)
 	})
 	if len(in.IDs) > 0 { // ask only for those that are wanted
 		all = slices.DeleteFunc(all, func(i ami.Instance) bool { return !slices.Contains(in.IDs, string(i.InstanceID)) })
@@ -110,35 +109,64 @@ func firstLine(err error) string {
 // noticeOff brings up to date the record of a guest that is off without having
 // been stopped by a command: it shut itself down, or died with its host.
 func (r *Region) noticeOff(ctx context.Context, inst ami.Instance) ami.Instance {
-	fresh := inst
-	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
-		fresh, err = tx.Instance(inst.InstanceID)
-		return err
-	})
-	if err != nil || fresh.State.Name != ami.InstanceRunning {
-		return fresh // another command is at work, or was quicker
+	lock, err := r.tryLockInstance(inst.InstanceID)
+	if err != nil || lock == nil {
+		return r.recorded(ctx, inst) // its power is another command's business now
 	}
-	lock, free, err := r.tryLockInstance(inst.InstanceID)
-	if err != nil || !free {
-		return fresh // its power is another command's business now
+	keep := false
+	defer func() { lock.unlock(keep) }()
+	// What was seen before the lock may be of the past: another command may
+	// have stopped the guest since, or stopped it and started it again.
+	if inst = r.recorded(ctx, inst); inst.State.Name != ami.InstanceRunning {
+		return inst
 	}
-	defer lock()
-	fresh.StateReason = &ami.StateReason{
+	if off, err := r.isOff(ctx, inst); err != nil || !off {
+		keep = lock.interrupted
+		return inst
+	}
+	inst.StateReason = &ami.StateReason{
 		Code: "Client.InstanceInitiatedShutdown", Message: "Client.InstanceInitiatedShutdown: Instance initiated shutdown",
 	}
-	if fresh.ShutdownBehavior == ami.ShutdownTerminate {
-		if err := r.terminate(ctx, fresh, true); err != nil {
-			r.progress.Note("%s shut itself down and cannot be terminated: %v", inst.InstanceID, err)
-			return fresh
+	if lock.interrupted { // not of its own will: nothing of it may be lost
+		inst.StateReason = &ami.StateReason{
+			Code: "Server.InternalError", Message: "Server.InternalError: A command that was changing its power was interrupted",
 		}
-		fresh.State = ami.StateRecord(ami.InstanceTerminated)
-		return fresh
+	} else if inst.ShutdownBehavior == ami.ShutdownTerminate {
+		if err := r.terminate(ctx, inst, true); err != nil {
+			r.progress.Note("%s shut itself down and cannot be terminated: %v", inst.InstanceID, err)
+			return inst
+		}
+		return r.recorded(ctx, inst)
 	}
-	fresh.State = ami.StateRecord(ami.InstanceStopped)
-	if err := r.putInstance(ctx, fresh); err != nil {
+	if err := r.putStopped(ctx, inst.InstanceID, inst.StateReason); err != nil {
 		r.progress.Note("%v", err)
 	}
-	return fresh
+	inst.State = ami.StateRecord(ami.InstanceStopped)
+	return inst
+}
+
+// recorded is inst as its record has it now, or inst where that cannot be read.
+func (r *Region) recorded(ctx context.Context, inst ami.Instance) ami.Instance {
+	err := r.catalog.View(ctx, func(tx *catalog.Tx) error {
+		fresh, err := tx.Instance(inst.InstanceID)
+		if err == nil {
+			inst = fresh
+		}
+		return err
+	})
+	if err != nil {
+		r.progress.Note("the record of %s cannot be read: %v", inst.InstanceID, err)
+	}
+	return inst
+}
+
+func (r *Region) isOff(ctx context.Context, inst ami.Instance) (bool, error) {
+	driver, err := r.driver(ctx, inst.Connect)
+	if err != nil {
+		return false, err
+	}
+	state, err := driver.State(ctx, inst.InstanceID)
+	return state != hypervisor.StateRunning && state != hypervisor.StatePaused, err
 }
 
 // StartInstances starts stopped instances. One that runs already is no error.
@@ -151,6 +179,9 @@ func (r *Region) StartInstances(ctx context.Context, ids []ami.InstanceID, dry b
 		if s := inst.State.Name; s != ami.InstanceStopped && s != ami.InstanceRunning {
 			return nil, incorrectState(inst, "started", "stopped")
 		}
+		if !hasDevice(inst, inst.RootDeviceName) {
+			return nil, ami.Errorf(ami.CodeIncorrectInstanceState, "The instance '%s' does not have a volume attached at root (%s).", inst.InstanceID, inst.RootDeviceName)
+		}
 	}
 	if dry {
 		return nil, dryRun("start %s", joinIDs(all))
@@ -159,7 +190,12 @@ func (r *Region) StartInstances(ctx context.Context, ids []ami.InstanceID, dry b
 		if inst.State.Name == ami.InstanceRunning {
 			continue
 		}
-		err := r.whileLocked(ctx, inst.InstanceID, func() error { return r.power(ctx, inst) })
+		err := r.whileLocked(ctx, inst.InstanceID, func(now ami.Instance) error {
+			if now.State.Name == ami.InstanceRunning { // another command was quicker
+				return nil
+			}
+			return r.power(ctx, now)
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -188,13 +224,14 @@ func (r *Region) StopInstances(ctx context.Context, in StopInput) ([]ami.Instanc
 		if inst.State.Name == ami.InstanceStopped {
 			continue
 		}
-		err := r.whileLocked(ctx, inst.InstanceID, func() error {
-			if _, err := r.powerOff(ctx, inst, in.Timeout, in.Force); err != nil {
+		err := r.whileLocked(ctx, inst.InstanceID, func(now ami.Instance) error {
+			if now.State.Name != ami.InstanceRunning { // another command was quicker
+				return nil
+			}
+			if _, err := r.powerOff(ctx, now, in.Timeout, in.Force); err != nil {
 				return err
 			}
-			inst.State = ami.StateRecord(ami.InstanceStopped)
-			inst.StateReason = &ami.StateReason{Code: "Client.UserInitiatedShutdown", Message: "Client.UserInitiatedShutdown: User initiated shutdown"}
-			return r.putInstance(ctx, inst)
+			return r.putStopped(ctx, now.InstanceID, userShutdown())
 		})
 		if err != nil {
 			return nil, err
@@ -218,17 +255,16 @@ func (r *Region) RebootInstances(ctx context.Context, ids []ami.InstanceID, dry 
 		return dryRun("reboot %s", joinIDs(all))
 	}
 	for _, inst := range all {
-		err := r.whileLocked(ctx, inst.InstanceID, func() error {
+		err := r.whileLocked(ctx, inst.InstanceID, func(now ami.Instance) error {
+			if now.State.Name != ami.InstanceRunning {
+				return incorrectState(now, "rebooted", "running")
+			}
 			// A guest without the means to reboot itself is shut down and
 			// started again, which is the same to it.
-			if _, err := r.powerOff(ctx, inst, DefaultStopTimeout, false); err != nil {
+			if _, err := r.powerOff(ctx, now, DefaultStopTimeout, false); err != nil {
 				return err
 			}
-			again, err := r.start(context.WithoutCancel(ctx), inst)
-			if err != nil {
-				return err
-			}
-			return r.putInstance(ctx, again)
+			return r.startAgain(ctx, now)
 		})
 		if err != nil {
 			return err
@@ -255,7 +291,12 @@ func (r *Region) TerminateInstances(ctx context.Context, ids []ami.InstanceID, d
 		if inst.State.Name == ami.InstanceTerminated {
 			continue
 		}
-		err := r.whileLocked(ctx, inst.InstanceID, func() error { return r.terminate(ctx, inst, false) })
+		err := r.whileLocked(ctx, inst.InstanceID, func(now ami.Instance) error {
+			if now.State.Name == ami.InstanceTerminated { // another command was quicker
+				return nil
+			}
+			return r.terminate(ctx, now, false)
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -278,13 +319,18 @@ func (r *Region) terminate(ctx context.Context, inst ami.Instance, force bool) e
 		}
 	}
 	var drop []ami.VolumeID
-	inst.State, inst.Terminated = ami.StateRecord(ami.InstanceTerminated), time.Now().UTC()
-	if inst.StateReason == nil {
-		inst.StateReason = &ami.StateReason{Code: "Client.UserInitiatedShutdown", Message: "Client.UserInitiatedShutdown: User initiated shutdown"}
+	reason := userShutdown()
+	if inst.State.Name == ami.InstanceRunning && inst.StateReason != nil {
+		reason = inst.StateReason
 	}
-	inst.BlockDeviceMappings = nil
 	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error {
 		drop = nil
+		inst, err := tx.Instance(inst.InstanceID) // with what others wrote meanwhile
+		if err != nil {
+			return err
+		}
+		inst.State, inst.Terminated = ami.StateRecord(ami.InstanceTerminated), time.Now().UTC()
+		inst.StateReason, inst.BlockDeviceMappings = reason, nil
 		vols, err := tx.VolumesOf(inst.InstanceID)
 		if err != nil {
 			return err
@@ -307,9 +353,9 @@ func (r *Region) terminate(ctx context.Context, inst ami.Instance, force bool) e
 	if err != nil {
 		return storeError(err, "The instance %s cannot be recorded.", inst.InstanceID)
 	}
-	errs := []error{removeAll(r.instanceDir(inst.InstanceID))}
+	errs := []error{removeAll(r.instanceDir(inst.InstanceID)), r.removeAgentSocket(inst)}
 	for _, id := range drop {
-		errs = append(errs, r.layers.RemoveHead(id))
+		errs = append(errs, r.layers.RemoveHead(id), r.removeLock(string(id)))
 	}
 	return storeError(errors.Join(errs...), "What %s leaves behind cannot be removed.", inst.InstanceID)
 }

@@ -142,6 +142,12 @@ func (r *Region) sweep(ctx context.Context) error {
 		}
 		r.progress.Note("%s was left half done by an interrupted command; it has been undone.", lease.ID)
 	}
+	if err := r.sweepFiles(ctx); err != nil { // no command fails for that
+		r.progress.Note("what an interrupted command left cannot be removed yet: %v", err)
+	}
+	if err := r.purge(ctx); err != nil {
+		return err
+	}
 	return r.layers.Sweep()
 }
 
@@ -188,14 +194,17 @@ func (r *Region) undoSnapshot(ctx context.Context, id ami.SnapshotID) error {
 }
 
 func (r *Region) undoVolume(ctx context.Context, id ami.VolumeID) error {
-	vol, err := r.volume(ctx, id)
-	if err != nil || vol.State != ami.VolumeCreating {
+	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		vol, err := tx.Volume(id)
+		if err != nil || vol.State != ami.VolumeCreating {
+			return err
+		}
+		return tx.DeleteVolume(id)
+	})
+	if err != nil {
 		return err
 	}
-	if err := r.catalog.Update(ctx, func(tx *catalog.Tx) error { return tx.DeleteVolume(id) }); err != nil {
-		return err
-	}
-	return r.layers.RemoveHead(id)
+	return r.sweepHead(ctx, id)
 }
 
 func (r *Region) undoInstance(ctx context.Context, id ami.InstanceID) error {
@@ -221,6 +230,20 @@ func (r *Region) undoInstance(ctx context.Context, id ami.InstanceID) error {
 		return err
 	}
 	return r.forgetInstance(ctx, inst, vols)
+}
+
+// unlaunch ends an instance whose launch failed as a whole, with all volumes
+// that were made for it: nobody has asked for those alone.
+func (r *Region) unlaunch(ctx context.Context, inst ami.Instance) error {
+	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		vols, err := tx.VolumesOf(inst.InstanceID)
+		for _, v := range vols {
+			v.Attachments[0].DeleteOnTermination = true
+			err = errors.Join(err, tx.PutVolume(v))
+		}
+		return err
+	})
+	return errors.Join(err, r.terminate(ctx, inst, true))
 }
 
 // forgetInstance removes an instance that never came to be, with its volumes.

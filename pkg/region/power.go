@@ -26,9 +26,14 @@ func bitmapName(d digest.Digest) string { return snapshot.BitmapName(d) }
 
 // spec puts an instance's records together as a machine.
 func (r *Region) spec(ctx context.Context, inst ami.Instance) (machine.Spec, error) {
+	agent, err := r.agentSocket(inst)
+	if err != nil {
+		return machine.Spec{}, err
+	}
 	plan := launch.Plan{
 		Instance: inst, Accel: machine.Accel(inst.Accel), Seed: r.seedPath(inst.InstanceID),
 		ConsoleLog: r.consolePath(inst.InstanceID), SSHPort: inst.SSHPort,
+		AgentSocket: agent,
 	}
 	if inst.CurrentBootMode == ami.BootUEFI {
 		plan.NVRAM = r.nvramPath(inst.InstanceID)
@@ -44,7 +49,7 @@ func (r *Region) spec(ctx context.Context, inst ami.Instance) (machine.Spec, err
 }
 
 func (r *Region) planDisk(ctx context.Context, device string, id ami.VolumeID) (launch.Disk, error) {
-	v, err := r.volume(ctx, id)
+	v, err := r.volumeRecord(ctx, id)
 	if err != nil {
 		return launch.Disk{}, err
 	}
@@ -128,7 +133,7 @@ func (r *Region) power(ctx context.Context, inst ami.Instance) error {
 		if bd.Virtual == "" {
 			continue
 		}
-		v, err := r.volume(ctx, bd.Ebs.VolumeID)
+		v, err := r.volumeRecord(ctx, bd.Ebs.VolumeID)
 		if err != nil {
 			return err
 		}
@@ -140,13 +145,46 @@ func (r *Region) power(ctx context.Context, inst ami.Instance) error {
 	if err != nil {
 		return err
 	}
-	inst.State, inst.StateReason = ami.StateRecord(ami.InstanceRunning), nil
-	return r.putInstance(ctx, inst)
+	return r.updateInstance(ctx, inst.InstanceID, func(i *ami.Instance) {
+		i.State, i.StateReason, i.SSHPort = ami.StateRecord(ami.InstanceRunning), nil, inst.SSHPort
+	})
 }
 
-func (r *Region) putInstance(ctx context.Context, inst ami.Instance) error {
-	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error { return tx.PutInstance(inst) })
-	return storeError(err, "The instance %s cannot be recorded.", inst.InstanceID)
+// startAgain starts an instance that a command has shut down for a reboot. One
+// that cannot be started is stopped, and not by its own will: it keeps all it has.
+func (r *Region) startAgain(ctx context.Context, inst ami.Instance) error {
+	ctx = context.WithoutCancel(ctx)
+	again, err := r.start(ctx, inst)
+	if err != nil {
+		return errors.Join(err, r.putStopped(ctx, inst.InstanceID, &ami.StateReason{
+			Code: "Server.InternalError", Message: "Server.InternalError: It could not be started again: " + firstLine(err),
+		}))
+	}
+	return r.updateInstance(ctx, inst.InstanceID, func(i *ami.Instance) { i.SSHPort = again.SSHPort })
+}
+
+func userShutdown() *ami.StateReason {
+	return &ami.StateReason{Code: "Client.UserInitiatedShutdown", Message: "Client.UserInitiatedShutdown: User initiated shutdown"}
+}
+
+func (r *Region) putStopped(ctx context.Context, id ami.InstanceID, why *ami.StateReason) error {
+	return r.updateInstance(ctx, id, func(i *ami.Instance) {
+		i.State, i.StateReason = ami.StateRecord(ami.InstanceStopped), why
+	})
+}
+
+// updateInstance changes an instance's record as it is now, so that what others
+// wrote while a guest took its time (tags, say) stays.
+func (r *Region) updateInstance(ctx context.Context, id ami.InstanceID, edit func(*ami.Instance)) error {
+	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		inst, err := tx.Instance(id)
+		if err != nil {
+			return err
+		}
+		edit(&inst)
+		return tx.PutInstance(inst)
+	})
+	return storeError(err, "The instance %s cannot be recorded.", id)
 }
 
 // powerOff shuts a guest down and waits: cleanly within limit, then (or at once,
@@ -159,7 +197,11 @@ func (r *Region) powerOff(ctx context.Context, inst ami.Instance, limit time.Dur
 	if !force {
 		step := r.progress.Step("shutting down "+string(inst.InstanceID), 0)
 		clean, err = r.shutdown(ctx, driver, inst.InstanceID, limit)
-		step.Done(err)
+		if err != nil || clean {
+			step.Done(err)
+		} else {
+			step.Done(errShutdownLimit)
+		}
 		if err != nil {
 			return false, err
 		}

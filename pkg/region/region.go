@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"sync"
+	"time"
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/catalog"
@@ -49,6 +50,7 @@ type Region struct {
 	dir      string // absolute path of the region's root
 	account  string
 	progress ami.Progress
+	stall    time.Duration // how long a server may send nothing
 	catalog  *catalog.Store
 	layers   *snapshot.Store
 
@@ -89,7 +91,7 @@ func Open(ctx context.Context, opts Options) (*Region, error) {
 		}
 	}
 	r := &Region{
-		opts: opts, dir: dir, account: opts.Account, progress: opts.Progress,
+		opts: opts, dir: dir, account: opts.Account, progress: opts.Progress, stall: stallLimit,
 		drivers: map[string]hypervisor.Driver{},
 	}
 	var err error

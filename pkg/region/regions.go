@@ -6,8 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/catalog"
 	"github.com/kamivm/kami/pkg/internal/durable"
 )
 
@@ -23,8 +25,8 @@ func List(ctx context.Context, home string) ([]Info, error) {
 			names = append(names, e.Name())
 		}
 	}
-	if len(names) == 0 {
-		names = append(names, DefaultRegion)
+	if at, found := slices.BinarySearch(names, DefaultRegion); !found {
+		names = slices.Insert(names, at, DefaultRegion)
 	}
 	out := make([]Info, 0, len(names))
 	for _, name := range names {
@@ -52,17 +54,23 @@ func describe(ctx context.Context, home, name string) (Info, error) {
 }
 
 // Create makes a region. One of that name must not exist.
-func Create(ctx context.Context, home, name string) (Info, error) {
+func Create(ctx context.Context, home, name string, dry bool) (Info, error) {
 	if !regionName.MatchString(name) {
 		return Info{}, badRegionName(name)
 	}
 	dir := filepath.Join(home, "regions", name)
+	if dry {
+		if _, err := os.Lstat(dir); err == nil {
+			return Info{}, regionExists(name)
+		}
+		return Info{}, dryRun("create the region %q at %s", name, dir)
+	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o711); err != nil {
 		return Info{}, storeError(err, "The region cannot be made.")
 	}
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		if errors.Is(err, fs.ErrExist) {
-			return Info{}, ami.Errorf(ami.CodeInvalidParameterValue, "The region %q exists already.", name)
+			return Info{}, regionExists(name)
 		}
 		return Info{}, storeError(err, "The region cannot be made.")
 	}
@@ -72,25 +80,31 @@ func Create(ctx context.Context, home, name string) (Info, error) {
 	return describe(ctx, home, name)
 }
 
-// Delete removes a region that holds nothing any more.
+func regionExists(name string) error {
+	return ami.Errorf(ami.CodeInvalidParameterValue, "The region %q exists already.", name)
+}
+
+// Delete removes a region that holds nothing any more, of any account.
 func Delete(ctx context.Context, home, name string, dry bool) error {
 	r, err := Open(ctx, Options{Home: home, Name: name})
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	images, err := r.DescribeImages(ctx, DescribeInput{})
+	var images []ami.Image
+	var snaps []ami.Snapshot
+	var vols []ami.Volume
+	err = r.catalog.View(ctx, func(tx *catalog.Tx) error {
+		var errs [3]error
+		images, errs[0] = tx.Images()
+		snaps, errs[1] = tx.Snapshots()
+		vols, errs[2] = tx.Volumes()
+		return errors.Join(errs[:]...)
+	})
 	if err != nil {
-		return err
+		return storeError(err, "The region %q cannot be read.", name)
 	}
-	snaps, err := r.DescribeSnapshots(ctx, DescribeInput{})
-	if err != nil {
-		return err
-	}
-	vols, err := r.DescribeVolumes(ctx, DescribeInput{})
-	if err != nil {
-		return err
-	}
+	images = slices.DeleteFunc(images, func(i ami.Image) bool { return i.State == ami.ImageDeregistered })
 	if n := len(images) + len(snaps) + len(vols); n > 0 {
 		return ami.Errorf(ami.CodeIncorrectState, "The region %q still holds %d images, %d snapshots and %d volumes.", name, len(images), len(snaps), len(vols)).
 			WithHint("Deregister and delete them first.")
@@ -100,6 +114,9 @@ func Delete(ctx context.Context, home, name string, dry bool) error {
 	}
 	// Renamed first: what is half removed is no region any more.
 	gone := filepath.Join(home, "regions", ".deleted-"+name)
+	if err := os.RemoveAll(gone); err != nil { // of one that was killed here
+		return storeError(err, "The region %q cannot be removed.", name)
+	}
 	if err := durable.Rename(r.dir, gone); err != nil {
 		return storeError(err, "The region %q cannot be removed.", name)
 	}

@@ -3,6 +3,7 @@ package region
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/catalog"
@@ -20,8 +21,8 @@ func (r *Region) RegisterImage(ctx context.Context, in RegisterImageInput) (ami.
 	if in.Architecture != "" {
 		image.Architecture = in.Architecture
 	}
-	image.BootMode, image.BlockDeviceMappings, image.State = in.BootMode, in.BlockDeviceMappings, ami.ImageAvailable
-	if _, err := bootMode(in.BootMode, image.Architecture); err != nil {
+	image.BootMode, image.BlockDeviceMappings, image.State = in.BootMode, slices.Clone(in.BlockDeviceMappings), ami.ImageAvailable
+	if err := checkBoot(in.BootMode, image.Architecture); err != nil {
 		return ami.Image{}, err
 	}
 	if err := ami.ValidateMapping(in.BlockDeviceMappings); err != nil {
@@ -33,7 +34,7 @@ func (r *Region) RegisterImage(ctx context.Context, in RegisterImageInput) (ami.
 			continue
 		}
 		root = root || m.DeviceName == image.RootDeviceName
-		snap, err := r.snapshot(ctx, m.Ebs.SnapshotID)
+		snap, err := r.ownSnapshot(ctx, m.Ebs.SnapshotID)
 		if err != nil {
 			return ami.Image{}, err
 		}
@@ -122,7 +123,7 @@ func (r *Region) DeregisterImage(ctx context.Context, id ami.ImageID, deleteSnap
 
 // DeleteSnapshot deletes a snapshot, and its layer where nothing else needs it.
 func (r *Region) DeleteSnapshot(ctx context.Context, id ami.SnapshotID, dry bool) error {
-	snap, err := r.snapshot(ctx, id)
+	snap, err := r.ownSnapshot(ctx, id)
 	if err != nil {
 		return err
 	}

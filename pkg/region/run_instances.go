@@ -23,6 +23,12 @@ const MaxUserData = 16 << 10
 // TagDefaultUser is the tag of an image that names the user to log in as.
 const TagDefaultUser = "kami:default-user"
 
+// emulatedCPUs is how many CPUs an emulated guest has, whatever its type, unless
+// they were asked for. QEMU before 8.2 can crash where one emulated CPU changes
+// the memory map (at boot, when devices are found) while another one reads from
+// a device; and hosts without KVM have few cores to spare.
+const emulatedCPUs = 1
+
 // RunInstances launches instances of an image: all of them or none.
 func (r *Region) RunInstances(ctx context.Context, in RunInstancesInput) (ami.Reservation, error) {
 	image, err := r.ResolveImage(ctx, in.Image, in.Latest)
@@ -44,6 +50,9 @@ func (r *Region) RunInstances(ctx context.Context, in RunInstancesInput) (ami.Re
 				WithHint("kami doctor says how to mend it; without --require-kvm the guest runs emulated.")
 		}
 		r.progress.Note("KVM cannot be used (%s): the guest is emulated, and slower", why)
+		if in.CPUs == 0 {
+			proto.CPUs = emulatedCPUs
+		}
 	}
 	if proto.Network, err = r.network(ctx, driver, in.Network); err != nil {
 		return ami.Reservation{}, err
@@ -60,7 +69,7 @@ func (r *Region) RunInstances(ctx context.Context, in RunInstancesInput) (ami.Re
 		if err != nil {
 			var errs []error
 			for _, done := range res.Instances { // all or none
-				errs = append(errs, r.terminate(context.WithoutCancel(ctx), done, true))
+				errs = append(errs, r.unlaunch(context.WithoutCancel(ctx), done))
 			}
 			return ami.Reservation{}, errors.Join(append([]error{err}, errs...)...)
 		}
@@ -83,7 +92,7 @@ func (r *Region) plan(ctx context.Context, image ami.Image, in RunInstancesInput
 		return fail(ami.Errorf(ami.CodeInvalidParameterValue, "The user data has %d bytes; at most %d are allowed.", len(in.UserData), MaxUserData).
 			WithHint("Let a short script fetch the rest."))
 	}
-	if err := ami.ValidateTags(in.Tags); err != nil {
+	if err := errors.Join(ami.ValidateTags(in.Tags), checkHostname(in.Hostname)); err != nil {
 		return fail(err)
 	}
 	if in.KeyName != "" {

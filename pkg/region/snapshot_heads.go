@@ -2,6 +2,7 @@ package region
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/kamivm/kami/pkg/ami"
@@ -47,9 +48,8 @@ func (r *Region) snapshotRebooted(ctx context.Context, inst ami.Instance, vols [
 		return nil, err
 	}
 	defer func() {
-		again := context.WithoutCancel(ctx)
-		if serr := r.power(again, inst); serr != nil && err == nil {
-			err = serr
+		if serr := r.startAgain(ctx, inst); serr != nil {
+			err = errors.Join(err, serr)
 		}
 	}()
 	c := ami.ConsistencyRebooted
@@ -100,7 +100,7 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 	}
 	defer view.Close()
 	if c == ami.ConsistencyCrash {
-		r.progress.Note("no guest agent answered: the image is crash-consistent")
+		r.progress.Note("no guest agent answered: the disks are taken as after a power cut (crash-consistent)")
 	}
 	out := make([]ami.Snapshot, len(snaps))
 	moved := make([]ami.Volume, len(vols))
@@ -168,30 +168,42 @@ func (r *Region) CreateSnapshot(ctx context.Context, in CreateSnapshotInput) (am
 	defer j.close(ctx)
 	var tracked []ami.Volume
 	snaps := []ami.Snapshot{snap}
-	if inst, running := r.runningHolder(ctx, v); running {
-		snaps, tracked, err = r.snapshotLive(ctx, inst, []ami.Volume{v}, snaps)
-	} else {
+	if len(v.Attachments) == 0 {
 		snaps, err = r.snapshotStopped(ctx, []ami.Volume{v}, snaps, ami.ConsistencyStopped)
+	} else { // nobody starts or stops its guest meanwhile, or reads the guest's disks
+		err = r.whileLocked(ctx, v.Attachments[0].InstanceID, func(now ami.Instance) error {
+			if now.State.Name == ami.InstanceStopped {
+				snaps, err = r.snapshotStopped(ctx, []ami.Volume{v}, snaps, ami.ConsistencyStopped)
+			} else {
+				snaps, tracked, err = r.snapshotLive(ctx, now, []ami.Volume{v}, snaps)
+			}
+			return err
+		})
 	}
 	if err != nil {
 		return ami.Snapshot{}, err
 	}
 	err = j.commit(ctx, func(tx *catalog.Tx) error {
-		for _, v := range tracked {
-			if err := tx.PutVolume(v); err != nil {
-				return err
-			}
+		if err := putTracked(tx, tracked); err != nil {
+			return err
 		}
 		return tx.PutSnapshot(snaps[0])
 	})
 	return snaps[0], storeError(err, "The snapshot %s cannot be recorded.", snap.SnapshotID)
 }
 
-// runningHolder returns the running instance that v is attached to.
-func (r *Region) runningHolder(ctx context.Context, v ami.Volume) (ami.Instance, bool) {
-	if len(v.Attachments) == 0 {
-		return ami.Instance{}, false
+// putTracked records what the heads of volumes are tracked by now, and leaves
+// the rest as others may have written it meanwhile.
+func putTracked(tx *catalog.Tx, tracked []ami.Volume) error {
+	for _, t := range tracked {
+		v, err := tx.Volume(t.VolumeID)
+		if err != nil {
+			return err
+		}
+		v.TrackedBy, v.TrackedLayer = t.TrackedBy, t.TrackedLayer
+		if err := tx.PutVolume(v); err != nil {
+			return err
+		}
 	}
-	inst, err := r.instance(ctx, v.Attachments[0].InstanceID)
-	return inst, err == nil && inst.State.Name != ami.InstanceStopped && inst.State.Name != ami.InstanceTerminated
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -42,10 +43,7 @@ func (r *Region) refs(ctx context.Context) (map[digest.Digest]bool, error) {
 		for d != "" && !live[d] {
 			live[d] = true
 			l, err := r.layers.Layer(d)
-			if errors.Is(err, snapshot.ErrNotFound) {
-				break // verify reports it; what stands above stays alive
-			}
-			if err != nil {
+			if err != nil && !errors.Is(err, snapshot.ErrNotFound) { // which verify reports
 				return nil, err
 			}
 			d = l.Parent
@@ -56,6 +54,11 @@ func (r *Region) refs(ctx context.Context) (map[digest.Digest]bool, error) {
 
 // dropLayers removes a layer and its ancestors as far as nothing needs them.
 func (r *Region) dropLayers(ctx context.Context, d digest.Digest) (freed int64, err error) {
+	lock, err := r.lockLayers(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer lock.Unlock()
 	live, err := r.refs(ctx)
 	if err != nil {
 		return 0, err
@@ -86,13 +89,18 @@ const gcGrace = 10 * time.Minute
 // CollectGarbage removes the layers that no record needs. A dry run only plans.
 func (r *Region) CollectGarbage(ctx context.Context, dry bool) (GCPlan, error) {
 	var plan GCPlan
+	lock, err := r.lockLayers(ctx)
+	if err != nil {
+		return plan, storeError(err, "The layers cannot be locked.")
+	}
+	defer lock.Unlock()
 	layers, err := r.layers.Layers(ctx)
 	if err != nil {
 		return plan, storeError(err, "The layers cannot be listed.")
 	}
 	live, err := r.refs(ctx)
 	if err != nil {
-		return plan, storeError(err, "The catalog cannot be read.")
+		return plan, storeError(err, "It cannot be told which layers are needed.")
 	}
 	var busy bool
 	err = r.catalog.View(ctx, func(tx *catalog.Tx) error {
@@ -103,14 +111,14 @@ func (r *Region) CollectGarbage(ctx context.Context, dry bool) (GCPlan, error) {
 	if err != nil {
 		return plan, storeError(err, "The catalog cannot be read.")
 	}
-	depth := map[digest.Digest]int{}
+	depth, size := map[digest.Digest]int{}, map[digest.Digest]int64{}
 	for _, l := range layers {
 		if live[l.Digest] || busy && time.Since(l.Created) < gcGrace {
 			continue
 		}
 		plan.Layers = append(plan.Layers, l.Digest)
 		plan.Bytes += l.FileSize
-		depth[l.Digest] = l.Depth
+		depth[l.Digest], size[l.Digest] = l.Depth, l.FileSize
 	}
 	// Children go before their parents.
 	slices.SortStableFunc(plan.Layers, func(a, b digest.Digest) int { return depth[b] - depth[a] })
@@ -119,17 +127,14 @@ func (r *Region) CollectGarbage(ctx context.Context, dry bool) (GCPlan, error) {
 	}
 	done := GCPlan{}
 	for _, d := range plan.Layers {
-		l, err := r.layers.Layer(d)
-		if err == nil {
-			err = r.layers.RemoveLayer(d)
-		}
-		if errors.Is(err, snapshot.ErrInUse) || errors.Is(err, snapshot.ErrNotFound) {
+		err := r.layers.RemoveLayer(d)
+		if errors.Is(err, snapshot.ErrInUse) {
 			continue
 		}
 		if err != nil {
 			return done, storeError(err, "The layer %s cannot be removed.", d.Short())
 		}
-		done.Layers, done.Bytes = append(done.Layers, d), done.Bytes+l.FileSize
+		done.Layers, done.Bytes = append(done.Layers, d), done.Bytes+size[d]
 	}
 	return done, nil
 }
@@ -142,6 +147,9 @@ func (r *Region) VerifyStore(ctx context.Context) ([]VerifyResult, error) {
 	}
 	harmed, err := r.imagesByLayer(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if layers, err = r.withMissing(ctx, layers); err != nil {
 		return nil, err
 	}
 	out := []VerifyResult{}
@@ -161,6 +169,25 @@ func (r *Region) VerifyStore(ctx context.Context) ([]VerifyResult, error) {
 	return out, nil
 }
 
+// withMissing adds the layers that records name and that are not there.
+func (r *Region) withMissing(ctx context.Context, layers []snapshot.Layer) ([]snapshot.Layer, error) {
+	var named map[digest.Digest]int
+	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
+		named, err = tx.LayerRefs()
+		return err
+	})
+	if err != nil {
+		return nil, storeError(err, "The catalog cannot be read.")
+	}
+	for _, l := range layers {
+		delete(named, l.Digest)
+	}
+	for _, d := range slices.Sorted(maps.Keys(named)) {
+		layers = append(layers, snapshot.Layer{Digest: d})
+	}
+	return layers, nil
+}
+
 // imagesByLayer says which images stand on each layer.
 func (r *Region) imagesByLayer(ctx context.Context) (map[digest.Digest][]ami.ImageID, error) {
 	out := map[digest.Digest][]ami.ImageID{}
@@ -169,10 +196,7 @@ func (r *Region) imagesByLayer(ctx context.Context) (map[digest.Digest][]ami.Ima
 		return nil, err
 	}
 	for _, image := range images {
-		chain, err := r.layersOf(ctx, image)
-		if err != nil {
-			continue // one broken image does not hide the others
-		}
+		chain, _ := r.layersOf(ctx, image) // of a broken one as far as it goes
 		for d := range chain {
 			out[d] = append(out[d], image.ImageID)
 		}
@@ -180,27 +204,33 @@ func (r *Region) imagesByLayer(ctx context.Context) (map[digest.Digest][]ami.Ima
 	return out, nil
 }
 
-// layersOf returns the layers that an image stands on, with their sizes.
+// layersOf returns the layers that an image stands on, with their sizes; where
+// one is missing or damaged, that one and those above it, and an error.
 func (r *Region) layersOf(ctx context.Context, image ami.Image) (map[digest.Digest]int64, error) {
 	out := map[digest.Digest]int64{}
+	var errs []error
 	for _, m := range image.BlockDeviceMappings {
 		if m.Ebs == nil || m.Ebs.SnapshotID == "" {
 			continue
 		}
 		snap, err := r.snapshot(ctx, m.Ebs.SnapshotID)
 		if err != nil {
-			return out, err
+			errs = append(errs, err)
+			continue
 		}
 		for d := snap.Layer; d != ""; {
-			l, err := r.layers.Layer(d)
-			if err != nil {
-				return out, fmt.Errorf("layer %s: %w", d.Short(), err)
+			if _, seen := out[d]; seen {
+				break
 			}
+			l, err := r.layers.Layer(d)
 			out[d] = l.FileSize
-			d = l.Parent
+			if err != nil {
+				errs = append(errs, fmt.Errorf("layer %s: %w", d.Short(), err))
+			}
+			d = l.Parent // known also where what it stands on is broken
 		}
 	}
-	return out, nil
+	return out, errors.Join(errs...)
 }
 
 // StoreUsage says what each image and the whole region cost on disk.
@@ -238,12 +268,12 @@ func (r *Region) StoreUsage(ctx context.Context) (StoreUsage, error) {
 		return u, storeError(err, "The layers cannot be listed.")
 	}
 	live, err := r.refs(ctx)
-	if err != nil {
-		return u, storeError(err, "The catalog cannot be read.")
+	if err != nil { // a damaged layer does not hide the rest
+		r.progress.Note("what is garbage cannot be told; kami store verify says more: %v", err)
 	}
 	for _, l := range layers {
 		u.Layers += l.FileSize
-		if !live[l.Digest] {
+		if live != nil && !live[l.Digest] {
 			u.Garbage += l.FileSize
 		}
 	}

@@ -2,8 +2,11 @@ package region
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/kamivm/kami/pkg/ami"
@@ -28,6 +31,9 @@ func (r *Region) CreateVolume(ctx context.Context, in CreateVolumeInput) (ami.Vo
 	if v.VolumeType == "" {
 		v.VolumeType = "gp3"
 	}
+	if types := []string{"standard", "gp2", "gp3", "io1", "io2", "st1", "sc1"}; !slices.Contains(types, v.VolumeType) {
+		return ami.Volume{}, ami.Errorf(ami.CodeInvalidParameterValue, "The volume type %q is not one of %s.", v.VolumeType, strings.Join(types, ", "))
+	}
 	if in.Size < 0 || in.Size > maxVolumeGiB {
 		return ami.Volume{}, ami.Errorf(ami.CodeInvalidParameterValue, "The size %d GiB is not from 1 to %d.", in.Size, maxVolumeGiB)
 	}
@@ -36,7 +42,7 @@ func (r *Region) CreateVolume(ctx context.Context, in CreateVolumeInput) (ami.Vo
 			WithHint("Give --size in GiB, or --snapshot.")
 	}
 	if in.SnapshotID != "" {
-		snap, err := r.snapshot(ctx, in.SnapshotID)
+		snap, err := r.ownSnapshot(ctx, in.SnapshotID)
 		if err != nil {
 			return ami.Volume{}, err
 		}
@@ -95,7 +101,11 @@ func (r *Region) DeleteVolume(ctx context.Context, id ami.VolumeID, dry bool) er
 	if err != nil {
 		return storeError(err, "The volume %s cannot be deleted.", id)
 	}
-	return storeError(r.layers.RemoveHead(id), "The file of %s cannot be removed.", id)
+	if err := r.layers.RemoveHead(id); err != nil {
+		return storeError(err, "The file of %s cannot be removed.", id)
+	}
+	os.Remove(r.lockPath(string(id))) // held by us, and nobody will ask for it again
+	return nil
 }
 
 func volumeInUse(v ami.Volume) error {
@@ -125,11 +135,10 @@ func (r *Region) AttachVolume(ctx context.Context, in AttachVolumeInput) (ami.Vo
 	if len(v.Attachments) > 0 {
 		return fail(volumeInUse(v))
 	}
-	running := inst.State.Name == ami.InstanceRunning
-	if !running && inst.State.Name != ami.InstanceStopped {
-		return fail(incorrectState(inst, "attached to", "running or stopped"))
+	if v.State != ami.VolumeAvailable {
+		return fail(ami.Errorf(ami.CodeIncorrectState, "Volume '%s' is in the '%s' state.", v.VolumeID, v.State))
 	}
-	device, err := deviceFor(inst, in.Device)
+	device, err := attachable(inst, in.Device)
 	if err != nil {
 		return fail(err)
 	}
@@ -137,11 +146,14 @@ func (r *Region) AttachVolume(ctx context.Context, in AttachVolumeInput) (ami.Vo
 		return fail(dryRun("attach %s to %s as %s", v.VolumeID, inst.InstanceID, device))
 	}
 	at := ami.VolumeAttachment{
-		VolumeID: v.VolumeID, InstanceID: inst.InstanceID, Device: device, State: "attached", AttachTime: time.Now().UTC().Truncate(time.Millisecond),
+		VolumeID: v.VolumeID, InstanceID: inst.InstanceID, State: "attached", AttachTime: time.Now().UTC().Truncate(time.Millisecond),
 	}
-	err = r.whileLocked(ctx, inst.InstanceID, func() error {
-		if running {
-			if err := r.plug(ctx, inst, device, v.VolumeID); err != nil {
+	err = r.whileLocked(ctx, inst.InstanceID, func(now ami.Instance) error {
+		if at.Device, err = attachable(now, in.Device); err != nil {
+			return err
+		}
+		if now.State.Name == ami.InstanceRunning {
+			if err := r.plug(ctx, now, at.Device, v.VolumeID); err != nil {
 				return err
 			}
 		}
@@ -150,8 +162,12 @@ func (r *Region) AttachVolume(ctx context.Context, in AttachVolumeInput) (ami.Vo
 			if err != nil {
 				return err
 			}
+			v, err := tx.Volume(v.VolumeID) // with the tags that it has by now
+			if err != nil {
+				return err
+			}
 			fresh.BlockDeviceMappings = append(fresh.BlockDeviceMappings, ami.InstanceBlockDevice{
-				DeviceName: device, Ebs: ami.InstanceBlockEBS{VolumeID: v.VolumeID, AttachTime: at.AttachTime, Status: "attached"},
+				DeviceName: at.Device, Ebs: ami.InstanceBlockEBS{VolumeID: v.VolumeID, AttachTime: at.AttachTime, Status: "attached"},
 			})
 			v.Attachments, v.State = []ami.VolumeAttachment{at}, ami.VolumeInUse
 			if err := tx.PutVolume(v); err != nil {
@@ -163,14 +179,15 @@ func (r *Region) AttachVolume(ctx context.Context, in AttachVolumeInput) (ami.Vo
 	return at, storeError(err, "The volume %s cannot be attached.", v.VolumeID)
 }
 
-// deviceFor checks a device name, or finds the next free one.
-func deviceFor(inst ami.Instance, want string) (string, error) {
-	used := func(d string) bool {
-		return slices.ContainsFunc(inst.BlockDeviceMappings, func(bd ami.InstanceBlockDevice) bool { return bd.DeviceName == d })
+// attachable checks that an instance can be given a volume now, and where: at
+// the device that was asked for, or at the next free one.
+func attachable(inst ami.Instance, want string) (string, error) {
+	if s := inst.State.Name; s != ami.InstanceRunning && s != ami.InstanceStopped {
+		return "", incorrectState(inst, "attached to", "running or stopped")
 	}
 	if want == "" {
 		for c := 'f'; c <= 'p'; c++ { // EC2's recommendation for data volumes
-			if d := fmt.Sprintf("/dev/sd%c", c); !used(d) {
+			if d := fmt.Sprintf("/dev/sd%c", c); !hasDevice(inst, d) {
 				return d, nil
 			}
 		}
@@ -179,7 +196,7 @@ func deviceFor(inst ami.Instance, want string) (string, error) {
 	if err := ami.CheckDeviceName(want); err != nil {
 		return "", err
 	}
-	if used(want) {
+	if hasDevice(inst, want) {
 		return "", ami.Errorf(ami.CodeInvalidParameterValue, "Invalid value '%s' for unixDevice. Attachment point %s is already in use", want, want)
 	}
 	return want, nil
@@ -209,6 +226,14 @@ func (r *Region) DetachVolume(ctx context.Context, id ami.VolumeID, force, dry b
 	if err != nil {
 		return fail(err)
 	}
+	unlock, err := r.lockVolumes(ctx, []ami.Volume{v})
+	if err != nil {
+		return fail(err)
+	}
+	defer unlock()
+	if v, err = r.volume(ctx, id); err != nil {
+		return fail(err)
+	}
 	if len(v.Attachments) == 0 {
 		return fail(ami.Errorf(ami.CodeIncorrectState, "Volume '%s' is in the 'available' state.", id))
 	}
@@ -217,27 +242,27 @@ func (r *Region) DetachVolume(ctx context.Context, id ami.VolumeID, force, dry b
 	if err != nil {
 		return fail(err)
 	}
-	running := inst.State.Name == ami.InstanceRunning
-	if running && at.Device == inst.RootDeviceName {
-		return fail(ami.Errorf(ami.CodeOperationNotPermitted, "Unable to detach root volume '%s' from instance '%s'", id, inst.InstanceID).
-			WithHint("Stop the instance first."))
+	if err := detachable(inst, at); err != nil {
+		return fail(err)
 	}
 	if dry {
 		return fail(dryRun("detach %s from %s", id, at.InstanceID))
 	}
-	unlock, err := r.lockVolumes(ctx, []ami.Volume{v})
-	if err != nil {
-		return fail(err)
-	}
-	defer unlock()
-	err = r.whileLocked(ctx, inst.InstanceID, func() error {
-		if running {
-			if err := r.unplug(ctx, inst, id, force); err != nil {
+	err = r.whileLocked(ctx, inst.InstanceID, func(now ami.Instance) error {
+		if err := detachable(now, at); err != nil {
+			return err
+		}
+		if now.State.Name == ami.InstanceRunning {
+			if err := r.unplug(ctx, now, id, force); err != nil {
 				return err
 			}
 		}
 		return r.catalog.Update(context.WithoutCancel(ctx), func(tx *catalog.Tx) error {
 			fresh, err := tx.Instance(inst.InstanceID)
+			if err != nil {
+				return err
+			}
+			v, err := tx.Volume(id)
 			if err != nil {
 				return err
 			}
@@ -253,6 +278,14 @@ func (r *Region) DetachVolume(ctx context.Context, id ami.VolumeID, force, dry b
 	return at, storeError(err, "The volume %s cannot be detached.", id)
 }
 
+func detachable(inst ami.Instance, at ami.VolumeAttachment) error {
+	if inst.State.Name == ami.InstanceRunning && ami.DeviceKey(at.Device) == ami.DeviceKey(inst.RootDeviceName) {
+		return ami.Errorf(ami.CodeOperationNotPermitted, "Unable to detach root volume '%s' from instance '%s'", at.VolumeID, inst.InstanceID).
+			WithHint("Stop the instance first.")
+	}
+	return nil
+}
+
 func (r *Region) unplug(ctx context.Context, inst ami.Instance, id ami.VolumeID, force bool) error {
 	driver, err := r.driver(ctx, inst.Connect)
 	if err != nil {
@@ -262,7 +295,13 @@ func (r *Region) unplug(ctx context.Context, inst ami.Instance, id ami.VolumeID,
 	if !ok {
 		return ami.Errorf(ami.CodeUnsupportedOperation, "The driver %s cannot detach from a running guest.", driver.Name())
 	}
+	step := r.progress.Step(fmt.Sprintf("waiting until the guest of %s lets go of %s", inst.InstanceID, id), 0)
 	err = plugger.DetachDisk(ctx, inst.InstanceID, r.layers.HeadPath(id))
+	step.Done(err)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && !force {
+		return ami.Errorf(ami.CodeIncorrectState, "The guest of '%s' does not let go of %s.", inst.InstanceID, id).
+			WithHint("Unmount it in the guest and try again, stop the instance first, or use --force.")
+	}
 	if err != nil && !force {
 		return storeError(err, "The guest does not let go of %s.", id)
 	}

@@ -32,11 +32,12 @@ func (s *Store) RemoveLayer(d digest.Digest) error {
 			}
 		}
 	}
-	// The layer first: a block list without a layer is harmless.
-	if err := durable.Remove(s.layerPath(d)); err != nil {
+	// The layer last: without its block list it is whole, and can be removed
+	// again, while a list without a layer would stay.
+	if err := durable.Remove(s.blocksPath(d)); err != nil {
 		return err
 	}
-	return durable.Remove(s.blocksPath(d))
+	return durable.Remove(s.layerPath(d))
 }
 
 // VerifyLayer reads a layer and compares it with its name, its parents with what

@@ -60,36 +60,41 @@ func (s *Store) WriteLayer(ctx context.Context, src qcow2.Source, parent digest.
 	if p != nil {
 		l.Parent = p.Layer
 	}
-	if err := s.place(f, work, l.Digest, res.Blocks); err != nil {
+	if err := s.place(f, scratch, work, l.Digest, res.Blocks); err != nil {
 		return Layer{}, noSpace(err)
 	}
 	return l, nil
 }
 
-// place gives a written layer its name, its block list first.
-func (s *Store) place(f *os.File, work string, d digest.Digest, blocks *qcow2.Blocks) error {
+// place gives a written layer its name, then its block list. A list without a
+// layer would never be collected; a layer without its list only has to be read
+// once more.
+func (s *Store) place(f *os.File, scratch *durable.Scratch, work string, d digest.Digest, blocks *qcow2.Blocks) error {
 	if _, err := os.Stat(s.layerPath(d)); err == nil {
 		return nil
 	}
 	if err := f.Chmod(0o444); err != nil {
 		return err
 	}
-	if err := s.writeBlocks(d, blocks); err != nil {
+	if err := durable.Rename(work, s.layerPath(d)); err != nil {
 		return err
 	}
-	durable.Step("layer.blocks")
-	return durable.Rename(work, s.layerPath(d))
+	durable.Step("layer.placed")
+	return s.writeBlocks(d, blocks, scratch)
 }
 
-func (s *Store) writeBlocks(d digest.Digest, blocks *qcow2.Blocks) error {
+// writeBlocks keeps the block list of a layer by way of a scratch folder, where
+// a sweep finds what a killed process leaves of it.
+func (s *Store) writeBlocks(d digest.Digest, blocks *qcow2.Blocks, scratch *durable.Scratch) error {
 	b, err := blocks.MarshalBinary()
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(s.blocksPath(d), 0o444, func(f *os.File) error {
-		_, err := f.Write(b)
+	work := scratch.Path("blocks")
+	if err := os.WriteFile(work, b, 0o444); err != nil {
 		return err
-	})
+	}
+	return durable.Rename(work, s.blocksPath(d))
 }
 
 // parent opens the layer to stand on; none when that would make too long a chain.
@@ -131,7 +136,12 @@ func (s *Store) Blocks(ctx context.Context, d digest.Digest) (*qcow2.Blocks, err
 	if blocks, err = s.hashBlocks(ctx, d); err != nil {
 		return nil, err
 	}
-	return blocks, s.writeBlocks(d, blocks)
+	scratch, err := durable.NewScratch(s.tmp(), "blocks")
+	if err != nil {
+		return nil, noSpace(err)
+	}
+	defer scratch.Close()
+	return blocks, noSpace(s.writeBlocks(d, blocks, scratch))
 }
 
 func (s *Store) hashBlocks(ctx context.Context, d digest.Digest) (*qcow2.Blocks, error) {

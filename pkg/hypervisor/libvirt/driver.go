@@ -72,7 +72,11 @@ func Open(ctx context.Context, uri string) (*Driver, error) {
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", try, err))
 	}
-	return nil, fmt.Errorf("%w: %w", hypervisor.ErrUnreachable, errors.Join(errs...))
+	err := errors.Join(errs...)
+	if errors.Is(err, hypervisor.ErrUnreachable) { // libvirt said so itself
+		return nil, err
+	}
+	return nil, fmt.Errorf("%w: %w", hypervisor.ErrUnreachable, err)
 }
 
 // call runs a call of libvirt's, which cannot be interrupted, and stops waiting

@@ -30,13 +30,13 @@ func TestTranslate(t *testing.T) {
 	for _, tt := range tests {
 		got := translate(tt.err)
 		for _, s := range sentinels {
-			if errors.Is(got, s) != (s == tt.want) {
-				t.Errorf("translate(%q): %v, is %q: %v", tt.err.Message, got, s, s != tt.want)
+			if is, want := errors.Is(got, s), errors.Is(tt.want, s); is != want {
+				t.Errorf("translate(%q): %v, is %q: %v, want %v", tt.err.Message, got, s, is, want)
 			}
 		}
 	}
 	other := errors.New("something else")
-	if got := translate(other); got != other {
+	if got := translate(other); !errors.Is(got, other) {
 		t.Errorf("translate of another error: %v", got)
 	}
 	if got := translate(libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Message: "internal error: x"}); got == nil || got.Error() != "internal error: x" {

@@ -3,6 +3,7 @@ package nbd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -94,7 +95,7 @@ func TestReadsWhatQEMUExports(t *testing.T) {
 	if !bytes.Equal(got, want) {
 		t.Error("the disk reads as something else")
 	}
-	if n, err := c.ReadAt(make([]byte, 100), 64*mib-10); n != 10 || err != io.EOF {
+	if n, err := c.ReadAt(make([]byte, 100), 64*mib-10); n != 10 || !errors.Is(err, io.EOF) {
 		t.Errorf("reading past the end: %d bytes, %v, want 10 and EOF", n, err)
 	}
 }

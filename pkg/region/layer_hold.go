@@ -1,0 +1,70 @@
+package region
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/catalog"
+	"github.com/kamivm/kami/pkg/digest"
+	"github.com/kamivm/kami/pkg/internal/durable"
+	"github.com/kamivm/kami/pkg/qcow2"
+	"github.com/kamivm/kami/pkg/snapshot"
+)
+
+// lockLayers takes the sole right to remove layers, or to say that one is
+// needed, so that none is removed by who has just seen that nothing needs it.
+func (r *Region) lockLayers(ctx context.Context) (*durable.Lock, error) {
+	return durable.AcquireLock(ctx, r.path("tmp", "layers.lock"))
+}
+
+// holdLayer notes in the lease of a job that it needs a layer, and says whether
+// that is there with all it stands on. If so it stays until the job is over.
+func (r *Region) holdLayer(ctx context.Context, id ami.SnapshotID, d digest.Digest) (bool, error) {
+	lock, err := r.lockLayers(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer lock.Unlock()
+	if _, err := r.layers.Layer(d); err != nil {
+		if errors.Is(err, snapshot.ErrNotFound) {
+			err = nil
+		}
+		return false, err
+	}
+	lease := catalog.Lease{ID: string(id), Holder: fmt.Sprint(os.Getpid()), Layer: d, Created: time.Now().UTC()}
+	return true, r.catalog.Update(ctx, func(tx *catalog.Tx) error { return tx.PutLease(lease) })
+}
+
+// writeLayer writes the layer of a snapshot whose job is under way. Its parent
+// cannot be removed meanwhile, nor the layer before its record names it: an
+// equal one may be there already, and its last snapshot about to be deleted.
+func (r *Region) writeLayer(ctx context.Context, id ami.SnapshotID, src qcow2.Source, parent digest.Digest) (snapshot.Layer, error) {
+	if parent != "" {
+		held, err := r.holdLayer(ctx, id, parent)
+		if err == nil && !held {
+			err = fmt.Errorf("%w: %s, or what it stands on", snapshot.ErrNotFound, parent.Short())
+		}
+		if err != nil {
+			return snapshot.Layer{}, err
+		}
+	}
+	for try := 0; ; try++ {
+		step := r.progress.Step(fmt.Sprintf("writing %s", id), src.Size())
+		layer, err := r.layers.WriteLayer(ctx, src, parent, step)
+		step.Done(err)
+		if err != nil {
+			return layer, err
+		}
+		held, err := r.holdLayer(ctx, id, layer.Digest)
+		if err != nil || held {
+			return layer, err
+		}
+		if try > 2 {
+			return layer, fmt.Errorf("%w: %s is removed again and again", snapshot.ErrNotFound, layer.Digest.Short())
+		}
+	}
+}

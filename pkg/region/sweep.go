@@ -1,0 +1,160 @@
+package region
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/catalog"
+	"github.com/kamivm/kami/pkg/internal/durable"
+)
+
+// sweepFiles removes the files of volumes and instances that no record names. A
+// record is there before its files and goes before them, so that a file which
+// is older than its missing record's reading is what a killed command left.
+func (r *Region) sweepFiles(ctx context.Context) error {
+	heads, err := names(r.path("volumes"), "vol-", ".qcow2")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range heads {
+		errs = append(errs, r.sweepHead(ctx, ami.VolumeID("vol-"+name)))
+	}
+	dirs, err := names(r.path("instances"), "i-", "")
+	if err != nil {
+		return err
+	}
+	for _, name := range dirs {
+		id := ami.InstanceID("i-" + name)
+		state, err := r.lastState(ctx, id)
+		if err == nil && (state == "" || state == ami.InstanceTerminated) {
+			err = removeAll(r.instanceDir(id))
+		}
+		errs = append(errs, err)
+	}
+	locks, err := names(r.path("tmp"), "power-", ".lock")
+	if err != nil {
+		return err
+	}
+	for _, name := range locks {
+		id := ami.InstanceID(name)
+		state, err := r.lastState(ctx, id)
+		if err == nil && state != ami.InstanceRunning { // or else it tells noticeOff something
+			errs = append(errs, r.removeLock("power-"+name))
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// names lists a folder's names that have a prefix and a suffix, without them. A
+// folder that is not there has none.
+func names(dir, prefix, suffix string) (out []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	for _, e := range entries {
+		name, ok := strings.CutPrefix(filepath.Base(e.Name()), prefix)
+		if name, ok2 := strings.CutSuffix(name, suffix); ok && ok2 {
+			out = append(out, name)
+		}
+	}
+	return out, nil
+}
+
+// sweepHead removes a volume's head and lock unless a record names the volume.
+func (r *Region) sweepHead(ctx context.Context, id ami.VolumeID) error {
+	err := r.catalog.View(ctx, func(tx *catalog.Tx) error {
+		_, err := tx.Volume(id)
+		return err
+	})
+	if !errors.Is(err, catalog.ErrNotFound) {
+		return err
+	}
+	if err := r.layers.RemoveHead(id); err != nil {
+		return err
+	}
+	return r.removeLock(string(id))
+}
+
+// removeLock removes the file of a lock that nobody will ask for again. One that
+// is held stays for another time.
+func (r *Region) removeLock(id string) error {
+	if _, err := os.Lstat(r.lockPath(id)); errors.Is(err, os.ErrNotExist) {
+		return nil // nor was it asked for before
+	}
+	lock, free, err := durable.TryLock(r.lockPath(id))
+	if err != nil || !free {
+		return err
+	}
+	os.Remove(r.lockPath(id))
+	return lock.Unlock()
+}
+
+// lastState is the state in an instance's record, "" where there is none.
+func (r *Region) lastState(ctx context.Context, id ami.InstanceID) (state ami.InstanceState, err error) {
+	err = r.catalog.View(ctx, func(tx *catalog.Tx) error {
+		inst, err := tx.Instance(id)
+		state = inst.State.Name
+		if errors.Is(err, catalog.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+	return state, err
+}
+
+// purge forgets the instances that have been terminated long enough, and the
+// deregistered images that no instance refers to any more.
+func (r *Region) purge(ctx context.Context) error {
+	var instances []ami.InstanceID
+	var images []ami.ImageID
+	old := func(tx *catalog.Tx) error {
+		instances, images = nil, nil
+		all, err := tx.Instances()
+		if err != nil {
+			return err
+		}
+		used := map[ami.ImageID]bool{}
+		for _, inst := range all {
+			if isPast(inst) {
+				instances = append(instances, inst.InstanceID)
+				continue
+			}
+			used[inst.ImageID] = true
+		}
+		every, err := tx.Images()
+		for _, image := range every {
+			if image.State == ami.ImageDeregistered && !used[image.ImageID] {
+				images = append(images, image.ImageID)
+			}
+		}
+		return err
+	}
+	// Most often there is nothing, and then no writer is waited for.
+	if err := r.catalog.View(ctx, old); err != nil || len(instances)+len(images) == 0 {
+		return err
+	}
+	return r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		err := old(tx)
+		for _, id := range instances {
+			err = errors.Join(err, tx.DeleteInstance(id))
+		}
+		for _, id := range images {
+			err = errors.Join(err, tx.DeleteImage(id))
+		}
+		return err
+	})
+}
+
+// isPast says whether an instance has been terminated for so long that it is
+// not shown any more.
+func isPast(inst ami.Instance) bool {
+	return inst.State.Name == ami.InstanceTerminated && time.Since(inst.Terminated) > tombstone
+}
