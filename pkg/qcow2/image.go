@@ -185,6 +185,9 @@ func known(files []*file, at int64) (ExtentState, int64, error) {
 	return Unallocated, next, nil
 }
 
+// Flat is the whole chain as one source.
+func (img *Image) Flat() Source { return Flatten(img) }
+
 // Flatten is the whole chain as one source: what no file knows is zero.
 func Flatten(img *Image) Source { return flat{img} }
 

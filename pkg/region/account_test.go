@@ -12,6 +12,7 @@ import (
 // To another account all that is not its own is not there: it gets the same
 // answers as for ids that do not exist, word for word.
 func TestOtherAccount(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	r := h.open(t)
 	i := image(t, r, "base")
@@ -103,6 +104,7 @@ func TestOtherAccount(t *testing.T) {
 
 // A public image can be launched by everybody, and changed by its owner alone.
 func TestPublicImage(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	r := h.open(t)
 	i := image(t, r, "base")

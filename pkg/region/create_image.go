@@ -83,9 +83,9 @@ func (r *Region) imageOf(ctx context.Context, inst ami.Instance, image ami.Image
 	case state == ami.InstanceRunning && in.NoReboot:
 		snaps, tracked, err = r.snapshotLive(ctx, inst, vols, snaps)
 	case state == ami.InstanceRunning:
-		snaps, err = r.snapshotRebooted(ctx, inst, vols, snaps)
+		snaps, tracked, err = r.snapshotRebooted(ctx, inst, vols, snaps)
 	default:
-		snaps, err = r.snapshotStopped(ctx, vols, snaps, ami.ConsistencyStopped)
+		snaps, tracked, err = r.snapshotStopped(ctx, vols, snaps, ami.ConsistencyStopped)
 	}
 	if err != nil {
 		return ami.Image{}, err

@@ -37,6 +37,7 @@ func written(t *testing.T, r *Region, id ami.SnapshotID) byte {
 }
 
 func TestCreateImage(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name     string
 		stopped  bool
@@ -121,6 +122,7 @@ func TestCreateImage(t *testing.T) {
 
 // The second image of an instance costs what changed since the first one.
 func TestImagesFormALineage(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	inst := stopped(t, r)
 	root := volumeOf(t, r, inst, "/dev/sda1")
@@ -145,6 +147,7 @@ func TestImagesFormALineage(t *testing.T) {
 }
 
 func TestCreateImageMapping(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	data := string(rootSnapshot(image(t, r, "data")))
 	image(t, r, "base")
@@ -195,6 +198,7 @@ func TestCreateImageMapping(t *testing.T) {
 }
 
 func TestCreateImageRefuses(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	data := string(rootSnapshot(image(t, r, "data")))
 	image(t, r, "base")
@@ -246,6 +250,7 @@ func TestCreateImageRefuses(t *testing.T) {
 // An image can be made of an instance whose own image is gone, and the UEFI
 // variables of a guest go with it into the next one.
 func TestCreateImageKeepsFirmware(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	base, err := r.ImportImage(t.Context(), ImportInput{Source: rawDisk(t, "uefi"), Name: "base", BootMode: ami.BootUEFI})
 	must(t, err)

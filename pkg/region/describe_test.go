@@ -58,6 +58,7 @@ func keyNames(r *Region) func(*testing.T, DescribeInput) ([]string, error) {
 }
 
 func TestDescribe(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	one, two := image(t, r, "first 1"), image(t, r, "second 2")
 	must(t, r.CreateTags(t.Context(), []string{string(two.ImageID), string(rootSnapshot(two))}, []ami.Tag{{Key: "stage", Value: "test"}}, false))
@@ -116,6 +117,7 @@ func TestDescribe(t *testing.T) {
 }
 
 func TestDescribeRefuses(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	i := image(t, r, "base")
 	absent := strings.Repeat("0", 17)
@@ -151,6 +153,7 @@ func TestDescribeRefuses(t *testing.T) {
 }
 
 func TestResolveImage(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	old, young := image(t, r, "web-1"), image(t, r, "web-2")
 	named := image(t, r, "ami-named")
@@ -195,6 +198,7 @@ func TestResolveImage(t *testing.T) {
 }
 
 func TestFindKeepsNothing(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	got, err := r.DescribeInstances(t.Context(), DescribeInput{})
 	must(t, err)

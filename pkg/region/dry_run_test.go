@@ -12,6 +12,7 @@ import (
 
 // A dry run says that it would have succeeded, and changes nothing.
 func TestDryRun(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	i := image(t, r, "base")
 	inst := running(t, r)

@@ -67,6 +67,7 @@ func server(t *testing.T) (url string, sum string, asked *atomic.Int64) {
 }
 
 func TestImportOverHTTP(t *testing.T) {
+	t.Parallel()
 	url, sum, asked := server(t)
 	closed := httptest.NewServer(nil)
 	closed.Close()
@@ -95,9 +96,12 @@ func TestImportOverHTTP(t *testing.T) {
 	}
 	for i, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			if tt.stalls {
+				t.Parallel()
+			}
 			r, d := open(t)
 			if tt.stalls {
-				r.stall = 100 * time.Millisecond
+				r.stall = time.Second
 			}
 			before := look(t, r, d)
 			tt.in.Name = fmt.Sprintf("http-%d", i)
@@ -146,6 +150,7 @@ func (s *slowly) Close() error { return nil }
 
 // A server that is slow is waited for as long as it sends on.
 func TestSlowServerIsNoStall(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name  string
 		pause time.Duration

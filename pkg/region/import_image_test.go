@@ -73,6 +73,7 @@ func asOVA(t *testing.T, raw string) string {
 }
 
 func TestImportFormats(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	raw := rawDisk(t, "formats")
 	gz := func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil }
@@ -128,6 +129,7 @@ func TestImportFormats(t *testing.T) {
 }
 
 func TestImportNamesOfFiles(t *testing.T) {
+	t.Parallel()
 	tests := []struct{ source, want string }{
 		{"/tmp/debian-12.qcow2", "debian-12"},
 		{"disk.raw.xz", "disk"},
@@ -157,6 +159,7 @@ func uefiDisk(t *testing.T, loader string, bios bool) string {
 }
 
 func TestImportBootMode(t *testing.T) {
+	t.Parallel()
 	nothing := diskOf(t, append(make([]byte, 510), 0x55, 0xaa), 1<<20)
 	tests := []struct {
 		name     string
@@ -193,6 +196,7 @@ func TestImportBootMode(t *testing.T) {
 }
 
 func TestImportChecksums(t *testing.T) {
+	t.Parallel()
 	path := rawDisk(t, "sums")
 	b, err := os.ReadFile(path)
 	must(t, err)
@@ -242,6 +246,7 @@ func TestImportChecksums(t *testing.T) {
 }
 
 func TestImportRefuses(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	image(t, r, "used")
 	overlay := filepath.Join(t.TempDir(), "overlay.qcow2")
@@ -290,6 +295,7 @@ func TestImportRefuses(t *testing.T) {
 
 // A command that is interrupted tidies up behind itself.
 func TestImportInterrupted(t *testing.T) {
+	t.Parallel()
 	for _, at := range []string{"reading", "writing"} {
 		t.Run(at, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())

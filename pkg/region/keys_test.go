@@ -27,6 +27,7 @@ import (
 func fingerprint(sum []byte) string { return strings.ReplaceAll(fmt.Sprintf("% x", sum), " ", ":") }
 
 func TestCreateKeyPair(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	for _, kind := range []string{"", "ed25519", "rsa"} {
 		t.Run(kind, func(t *testing.T) {
@@ -86,6 +87,7 @@ func authorized(t *testing.T, public any) []byte {
 }
 
 func TestImportKeyPair(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	ed, _, err := ed25519.GenerateKey(rand.Reader)
 	must(t, err)
@@ -135,6 +137,7 @@ func TestImportKeyPair(t *testing.T) {
 }
 
 func TestKeyNames(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	tests := []struct {
 		name, kind string
@@ -158,6 +161,7 @@ func TestKeyNames(t *testing.T) {
 // The guest of a launch with a key learns of its public half, and kami ssh of
 // the private one.
 func TestLaunchWithKey(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	i := image(t, r, "base")
 	must(t, r.CreateTags(t.Context(), []string{string(i.ImageID)}, []ami.Tag{{Key: TagDefaultUser, Value: "debian"}}, false))
@@ -188,6 +192,7 @@ func TestLaunchWithKey(t *testing.T) {
 
 // OpenSSH itself reads the keys that are made, and agrees on their fingerprints.
 func TestKeysAreOpenSSHs(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	key, _, err := r.CreateKeyPair(t.Context(), "mine", "ed25519", false)
 	must(t, err)

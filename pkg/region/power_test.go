@@ -16,6 +16,7 @@ import (
 )
 
 func TestPowerCycle(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	inst := running(t, r)
 	ids := []ami.InstanceID{inst.InstanceID}
@@ -63,6 +64,7 @@ func TestPowerCycle(t *testing.T) {
 // A stopped instance can be stopped and a running one started; anything else
 // that does not fit is refused for all instances that were named, or for none.
 func TestWrongStates(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	run, off, gone := running(t, r).InstanceID, stopped(t, r).InstanceID, running(t, r).InstanceID
 	terminate(t, r, gone)
@@ -125,6 +127,7 @@ func TestWrongStates(t *testing.T) {
 }
 
 func TestTerminationProtection(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	one, two := running(t, r), running(t, r)
 	must(t, r.updateInstance(t.Context(), two.InstanceID, func(i *ami.Instance) { i.DisableAPITermination = true }))
@@ -137,6 +140,7 @@ func TestTerminationProtection(t *testing.T) {
 
 // A guest that does not hear the power button is forced off when its time is up.
 func TestDeafGuest(t *testing.T) {
+	t.Parallel()
 	l := &listener{}
 	r, d := open(t, tellingTo(l))
 	inst := running(t, r)
@@ -152,6 +156,7 @@ func TestDeafGuest(t *testing.T) {
 }
 
 func TestForceAsksNobody(t *testing.T) {
+	t.Parallel()
 	l := &listener{}
 	r, d := open(t, tellingTo(l))
 	one, two := running(t, r), running(t, r)
@@ -167,6 +172,7 @@ func TestForceAsksNobody(t *testing.T) {
 }
 
 func TestShutdownFromInside(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		behaviour ami.ShutdownBehavior
 		want      ami.InstanceState
@@ -206,6 +212,7 @@ func TestShutdownFromInside(t *testing.T) {
 // A guest that a command has shut down and cannot start again did not shut down
 // of its own will: its volumes stay.
 func TestRebootThatFails(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	image(t, r, "base")
 	inst := launched(t, r, RunInstancesInput{Image: "base", ShutdownBehavior: ami.ShutdownTerminate})
@@ -239,6 +246,7 @@ func TestRebootThatFails(t *testing.T) {
 
 // What others write while a guest takes its time to shut down stays.
 func TestStopKeepsWhatOthersWrite(t *testing.T) {
+	t.Parallel()
 	l := &listener{}
 	r, d := open(t, tellingTo(l))
 	inst := running(t, r)
@@ -255,6 +263,7 @@ func TestStopKeepsWhatOthersWrite(t *testing.T) {
 
 // A stop that is given up may still take effect: that is no shutdown from inside.
 func TestStopGivenUp(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &listener{}
 	r, d := open(t, tellingTo(l))
@@ -271,6 +280,7 @@ func TestStopGivenUp(t *testing.T) {
 }
 
 func TestConsoleIsKept(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	inst := running(t, r)
 	must(t, r.RebootInstances(t.Context(), []ami.InstanceID{inst.InstanceID}, false))
@@ -285,6 +295,7 @@ func TestConsoleIsKept(t *testing.T) {
 
 // Ephemeral disks are blank after a stop, and stay over a reboot.
 func TestEphemeralDisks(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	image(t, r, "base")
 	inst := launched(t, r, RunInstancesInput{Image: "base", BlockDeviceMappings: mapping(t, "/dev/sdf=ephemeral0")})
@@ -318,6 +329,7 @@ func (broken) States(context.Context) (map[ami.InstanceID]hypervisor.State, erro
 
 // An unreachable hypervisor spoils the states of its own instances and no listing.
 func TestUnreachableHypervisor(t *testing.T) {
+	t.Parallel()
 	tests := map[string]func(o *Options){
 		"nobody is there": func(o *Options) {
 			o.NewDriver = func(context.Context, string) (hypervisor.Driver, error) { return nil, hypervisor.ErrUnreachable }

@@ -12,6 +12,7 @@ import (
 )
 
 func TestRegions(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	at := func(name string) string { return filepath.Join(h.home, "regions", name) }
 	info := func(name string, images int) Info { return Info{RegionName: name, Path: at(name), Images: images} }
@@ -65,6 +66,7 @@ func TestRegions(t *testing.T) {
 }
 
 func TestRegionsRefuse(t *testing.T) {
+	t.Parallel()
 	home := t.TempDir()
 	_, err := Create(t.Context(), home, "lab-1", false)
 	must(t, err)
@@ -88,6 +90,7 @@ func TestRegionsRefuse(t *testing.T) {
 
 // One broken region does not hide the others.
 func TestListWithABrokenRegion(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	image(t, h.open(t), "base")
 	must(t, os.MkdirAll(filepath.Join(h.home, "regions", "broken"), 0o700))

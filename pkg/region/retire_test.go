@@ -13,6 +13,7 @@ import (
 )
 
 func TestCreateAndDeleteSnapshot(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name string
 		vol  func(*testing.T, *Region) ami.Volume
@@ -60,6 +61,7 @@ func TestCreateAndDeleteSnapshot(t *testing.T) {
 }
 
 func TestSnapshotInUse(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	i := image(t, r, "base")
 	s := rootSnapshot(i)
@@ -78,6 +80,7 @@ func TestSnapshotInUse(t *testing.T) {
 }
 
 func TestRegisterImage(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	root, data := rootSnapshot(image(t, r, "root")), rootSnapshot(image(t, r, "data"))
 	given := mapping(t, "/dev/xvda="+string(root), "/dev/sdf="+string(data)+":4:true:io1", "/dev/sdg=ephemeral0", "/dev/sdh=:1")
@@ -112,6 +115,7 @@ func TestRegisterImage(t *testing.T) {
 }
 
 func TestRegisterRefuses(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	root := string(rootSnapshot(image(t, r, "root")))
 	big, err := r.ImportImage(t.Context(), ImportInput{Source: diskOf(t, hypervisortest.BootSector("big"), 3<<29), Name: "big"})
@@ -151,6 +155,7 @@ func TestRegisterRefuses(t *testing.T) {
 
 // With an image its snapshots go that nothing else needs.
 func TestDeregisterWithSnapshots(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	shared, own := rootSnapshot(image(t, r, "shared")), rootSnapshot(image(t, r, "own"))
 	i, err := r.RegisterImage(t.Context(), RegisterImageInput{
@@ -181,6 +186,7 @@ func TestDeregisterWithSnapshots(t *testing.T) {
 // An image that instances were launched of is remembered until the last of them
 // is forgotten; instances are forgotten an hour after their end.
 func TestTombstones(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	r := h.open(t)
 	i := image(t, r, "base")

@@ -29,6 +29,7 @@ func mapping(t *testing.T, forms ...string) (out []ami.BlockDeviceMapping) {
 }
 
 func TestRunInstances(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	i := image(t, r, "base")
 	got := launched(t, r, RunInstancesInput{Image: "base", Tags: []ami.Tag{{Key: "Name", Value: "one"}}})
@@ -106,6 +107,7 @@ func devices(t *testing.T, r *Region, inst ami.Instance) (out []device) {
 }
 
 func TestLaunchMapping(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	root := rootSnapshot(image(t, r, "root"))
 	data := rootSnapshot(image(t, r, "data"))
@@ -163,6 +165,7 @@ func TestLaunchMapping(t *testing.T) {
 }
 
 func TestLaunchRefuses(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	i := image(t, r, "base")
 	large := diskOf(t, hypervisortest.BootSector("large"), 3<<29)
@@ -222,6 +225,7 @@ func TestLaunchRefuses(t *testing.T) {
 }
 
 func TestLaunchSeveral(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	image(t, r, "base")
 	res, err := r.RunInstances(t.Context(), RunInstancesInput{Image: "base", Count: 3})
@@ -240,6 +244,7 @@ func TestLaunchSeveral(t *testing.T) {
 
 // When one of several cannot be started there is none.
 func TestLaunchAllOrNone(t *testing.T) {
+	t.Parallel()
 	for _, failing := range []int{1, 2, 3} {
 		t.Run(fmt.Sprint(failing), func(t *testing.T) {
 			r, d := open(t)
@@ -276,6 +281,7 @@ func TestLaunchAllOrNone(t *testing.T) {
 
 // A port that somebody else took in the meantime is no reason to fail.
 func TestLaunchTriesAnotherPort(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	image(t, r, "base")
 	ports := map[int]bool{}

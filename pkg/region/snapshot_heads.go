@@ -12,40 +12,50 @@ import (
 	"github.com/kamivm/kami/pkg/qcow2"
 )
 
-// parentOf is the nearest layer that a new layer of v can stand on. A cluster
-// that the head does not hold reads the same through both candidates.
-func (r *Region) parentOf(v ami.Volume) digest.Digest {
+// parentOf is the nearest layer that a new layer of v can stand on, and whether
+// that is the one since which the bitmap in the head knows what was written. It
+// is not where the snapshot of that layer was deleted: then the bitmap is of no
+// use, for what was written before it would be missed.
+func (r *Region) parentOf(v ami.Volume) (parent digest.Digest, tracked bool) {
 	if v.TrackedLayer != "" {
-		if _, err := r.layers.Layer(v.TrackedLayer); err == nil {
-			return v.TrackedLayer
+		if _, err := r.layers.Layer(v.TrackedLayer); err != nil {
+			return v.Layer, false
 		}
 	}
-	return v.Layer
+	return v.TrackedLayer, true
 }
 
-// snapshotStopped fills snaps from the heads of volumes that no guest writes to.
-func (r *Region) snapshotStopped(ctx context.Context, vols []ami.Volume, snaps []ami.Snapshot, c ami.Consistency) ([]ami.Snapshot, error) {
-	out := make([]ami.Snapshot, len(snaps))
+// snapshotStopped fills snaps from the heads of volumes that no guest writes to,
+// and returns the volumes with their lineage moved on. What a head holds is
+// compared with the layer underneath, so no bitmap is needed; the one in it knows
+// of everything written since an earlier layer, and so since this one too.
+func (r *Region) snapshotStopped(ctx context.Context, vols []ami.Volume, snaps []ami.Snapshot, c ami.Consistency) ([]ami.Snapshot, []ami.Volume, error) {
+	out, moved := make([]ami.Snapshot, len(snaps)), make([]ami.Volume, len(vols))
 	for i, v := range vols {
 		head, err := r.layers.OpenHead(v.VolumeID, v.Layer)
 		if err != nil {
-			return nil, storeError(err, "The volume %s cannot be read.", v.VolumeID)
+			return nil, nil, storeError(err, "The volume %s cannot be read.", v.VolumeID)
 		}
-		out[i], err = r.fill(ctx, snaps[i], head, r.parentOf(v), c)
+		parent, tracked := r.parentOf(v)
+		out[i], err = r.fill(ctx, snaps[i], head, parent, c)
 		head.Close()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+		if v.TrackedLayer = out[i].Layer; !tracked {
+			v.TrackedBy = ""
+		}
+		moved[i] = v
 	}
-	return out, nil
+	return out, moved, nil
 }
 
 // snapshotRebooted shuts the guest down cleanly, fills snaps and starts the
 // guest again, also when something in between failed.
-func (r *Region) snapshotRebooted(ctx context.Context, inst ami.Instance, vols []ami.Volume, snaps []ami.Snapshot) (_ []ami.Snapshot, err error) {
+func (r *Region) snapshotRebooted(ctx context.Context, inst ami.Instance, vols []ami.Volume, snaps []ami.Snapshot) (_ []ami.Snapshot, _ []ami.Volume, err error) {
 	clean, err := r.powerOff(ctx, inst, DefaultStopTimeout, false)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() {
 		if serr := r.startAgain(ctx, inst); serr != nil {
@@ -79,8 +89,14 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 	}
 	defer scratch.Close()
 	backup := hypervisor.Backup{Next: hypervisor.BitmapPrefix + string(snaps[0].SnapshotID), Dir: scratch.Dir()}
-	for _, v := range vols {
-		backup.Disks = append(backup.Disks, hypervisor.BackupDisk{Path: r.layers.HeadPath(v.VolumeID), Bitmap: v.TrackedBy})
+	parents := make([]digest.Digest, len(vols))
+	for i, v := range vols {
+		disk := hypervisor.BackupDisk{Path: r.layers.HeadPath(v.VolumeID)}
+		var tracked bool
+		if parents[i], tracked = r.parentOf(v); tracked {
+			disk.Bitmap = v.TrackedBy
+		}
+		backup.Disks = append(backup.Disks, disk)
 	}
 	c := ami.ConsistencyCrash
 	freezer, canFreeze := driver.(hypervisor.Freezer)
@@ -109,13 +125,10 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 		if err != nil {
 			return nil, nil, storeError(err, "The volume %s cannot be read.", v.VolumeID)
 		}
-		parent := v.Layer
-		if dv.Incremental() {
-			parent = r.parentOf(v)
-		} else if v.TrackedBy != "" {
-			r.progress.Note("%s has lost its record of changed blocks: the whole disk is compared", v.VolumeID)
+		if !dv.Incremental() {
+			r.progress.Note("%s has no record of its changed blocks: the whole disk is compared", v.VolumeID)
 		}
-		if out[i], err = r.fill(ctx, snaps[i], viewSource{dv}, parent, c); err != nil {
+		if out[i], err = r.fill(ctx, snaps[i], viewSource{dv}, parents[i], c); err != nil {
 			return nil, nil, err
 		}
 		v.TrackedBy, v.TrackedLayer = backup.Next, out[i].Layer
@@ -134,6 +147,21 @@ func (s viewSource) Extents(ctx context.Context, off, length int64, fn func(off,
 		case !dirty:
 			return fn(off, length, qcow2.Unallocated)
 		case zero:
+			return fn(off, length, qcow2.Zero)
+		}
+		return fn(off, length, qcow2.Data)
+	})
+}
+
+// Flat is the view without regard to what has changed, for a layer that stands
+// on nothing.
+func (s viewSource) Flat() qcow2.Source { return flatView{s.DiskView} }
+
+type flatView struct{ hypervisor.DiskView }
+
+func (s flatView) Extents(ctx context.Context, off, length int64, fn func(off, length int64, state qcow2.ExtentState) error) error {
+	return s.DiskView.Extents(ctx, off, length, func(off, length int64, _, zero bool) error {
+		if zero {
 			return fn(off, length, qcow2.Zero)
 		}
 		return fn(off, length, qcow2.Data)
@@ -169,11 +197,11 @@ func (r *Region) CreateSnapshot(ctx context.Context, in CreateSnapshotInput) (am
 	var tracked []ami.Volume
 	snaps := []ami.Snapshot{snap}
 	if len(v.Attachments) == 0 {
-		snaps, err = r.snapshotStopped(ctx, []ami.Volume{v}, snaps, ami.ConsistencyStopped)
+		snaps, tracked, err = r.snapshotStopped(ctx, []ami.Volume{v}, snaps, ami.ConsistencyStopped)
 	} else { // nobody starts or stops its guest meanwhile, or reads the guest's disks
 		err = r.whileLocked(ctx, v.Attachments[0].InstanceID, func(now ami.Instance) error {
 			if now.State.Name == ami.InstanceStopped {
-				snaps, err = r.snapshotStopped(ctx, []ami.Volume{v}, snaps, ami.ConsistencyStopped)
+				snaps, tracked, err = r.snapshotStopped(ctx, []ami.Volume{v}, snaps, ami.ConsistencyStopped)
 			} else {
 				snaps, tracked, err = r.snapshotLive(ctx, now, []ami.Volume{v}, snaps)
 			}

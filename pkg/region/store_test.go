@@ -39,6 +39,7 @@ func sizeOf(t *testing.T, path string) int64 {
 }
 
 func TestStoreUsage(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	base, child := lineage(t, r)
 	b, c := sizeOf(t, r.layerFile(layerOf(t, r, base))), sizeOf(t, r.layerFile(layerOf(t, r, child)))
@@ -84,6 +85,7 @@ func TestStoreUsage(t *testing.T) {
 }
 
 func TestCollectGarbage(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	base, child := lineage(t, r)
 	keep := running(t, r)
@@ -138,6 +140,7 @@ func TestCollectGarbage(t *testing.T) {
 
 // A layer whose header is damaged is collected as well, when nothing needs it.
 func TestCollectDamagedGarbage(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	i := image(t, r, "base")
 	damage(t, r, layerOf(t, r, i), 0)
@@ -169,6 +172,7 @@ func damage(t *testing.T, r *Region, d digest.Digest, at int64) {
 // TestVerify flips bytes one after the other: each is found, and the images that
 // stand on the layer are named.
 func TestVerify(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	base, child := lineage(t, r)
 	other := image(t, r, "other")

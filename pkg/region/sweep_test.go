@@ -156,6 +156,7 @@ func begun(t *testing.T, job, home, arg string) (kill func()) {
 // What a killed process has begun is left alone while it lives, and undone by
 // the next command after that.
 func TestKilledProcessIsUndone(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		job string
 		arg func(*testing.T, *Region) string
@@ -210,6 +211,7 @@ func TestKilledProcessIsUndone(t *testing.T) {
 // A stop whose process is killed may still take effect. The guest has not shut
 // down of its own will then, so nothing of it goes.
 func TestKilledStop(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	r := h.open(t)
 	image(t, r, "base")
@@ -242,6 +244,7 @@ func leave(t *testing.T, r *Region, id string, records func(*catalog.Tx) error) 
 
 // An object that is finished, or that is gone already, only loses its lease.
 func TestLeaseOfWhatIsFinished(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	r := h.open(t)
 	i := image(t, r, "base")
@@ -262,6 +265,7 @@ func TestLeaseOfWhatIsFinished(t *testing.T) {
 
 // A pending instance whose hypervisor does not answer is undone another time.
 func TestUndoWaitsForTheHypervisor(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	r := h.open(t)
 	image(t, r, "base")
@@ -285,6 +289,7 @@ func TestUndoWaitsForTheHypervisor(t *testing.T) {
 // Files whose record was deleted by a command that was killed before it came to
 // the files are removed; those of others stay.
 func TestFilesWithoutRecords(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	r := h.open(t)
 	gone, forgotten, stays := running(t, r), running(t, r), running(t, r)

@@ -12,6 +12,7 @@ import (
 )
 
 func TestTags(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	i := image(t, r, "base")
 	inst := running(t, r)

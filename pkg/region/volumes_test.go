@@ -22,6 +22,7 @@ func newVolume(t *testing.T, r *Region) ami.Volume {
 }
 
 func TestCreateVolume(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	snap := get(r.snapshot(t.Context(), rootSnapshot(image(t, r, "base"))))(t)
 	tests := []struct {
@@ -75,6 +76,7 @@ func TestCreateVolume(t *testing.T) {
 }
 
 func TestCreateVolumeRefuses(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	big, err := r.ImportImage(t.Context(), ImportInput{Source: diskOf(t, hypervisortest.BootSector("big"), 3<<29), Name: "big"})
 	must(t, err)
@@ -116,6 +118,7 @@ func guestDisks(t *testing.T, h *house, id ami.InstanceID) (devices []string) {
 }
 
 func TestAttachAndDetach(t *testing.T) {
+	t.Parallel()
 	for _, state := range []ami.InstanceState{ami.InstanceRunning, ami.InstanceStopped} {
 		t.Run(string(state), func(t *testing.T) {
 			h := newHouse(t)
@@ -176,6 +179,7 @@ func TestAttachAndDetach(t *testing.T) {
 
 // The root of a stopped instance can be taken away, but then it does not start.
 func TestRootVolume(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	inst := running(t, r)
 	root := volumeOf(t, r, inst, "/dev/sda1")
@@ -194,6 +198,7 @@ func TestRootVolume(t *testing.T) {
 }
 
 func TestVolumeRefusals(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	image(t, r, "base")
 	inst := launched(t, r, RunInstancesInput{Image: "base", BlockDeviceMappings: mapping(t, "/dev/sdg=ephemeral0")})
@@ -251,6 +256,7 @@ func TestVolumeRefusals(t *testing.T) {
 type plain struct{ hypervisor.Driver }
 
 func TestDriverWithoutExtras(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	r := h.open(t)
 	inst := running(t, r)

@@ -27,6 +27,7 @@ func appendConsole(t *testing.T, r *Region, id ami.InstanceID, text string) {
 }
 
 func TestWait(t *testing.T) {
+	t.Parallel()
 	r, _ := open(t)
 	inst := running(t, r)
 	for _, cond := range []WaitFor{WaitRunning, WaitBooted} { // a fake guest is ready at once
@@ -68,6 +69,7 @@ func slicesOf(all ...string) func(func(string) bool) {
 }
 
 func TestWhatIsBooted(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		console string
 		want    bool
@@ -90,6 +92,7 @@ func TestWhatIsBooted(t *testing.T) {
 // A wait that is over says what the console showed last, and nothing that a
 // terminal would obey.
 func TestWaitInVain(t *testing.T) {
+	t.Parallel()
 	r, d := open(t)
 	inst := running(t, r)
 	var text strings.Builder

@@ -40,9 +40,8 @@ func (s *Store) RemoveLayer(d digest.Digest) error {
 	return durable.Remove(s.layerPath(d))
 }
 
-// VerifyLayer reads a layer and compares it with its name, its parents with what
-// must be there, and its content with its block list. It returns ErrCorrupt or
-// ErrNotFound.
+// VerifyLayer reads a layer and compares it with its name, and sees that all that
+// it stands on is there. It returns ErrCorrupt or ErrNotFound.
 func (s *Store) VerifyLayer(ctx context.Context, d digest.Digest, step ami.Step) error {
 	f, err := os.Open(s.layerPath(d))
 	if errors.Is(err, os.ErrNotExist) {

@@ -14,6 +14,10 @@ import (
 	"github.com/kamivm/kami/pkg/qcow2"
 )
 
+// flattener is a source that tells what has changed over a parent, and can also
+// tell all that there is.
+type flattener interface{ Flat() qcow2.Source }
+
 // WriteLayer writes src as a layer over parent ("" for none) and returns it when
 // it is durable. A layer that is there already is not written again. Past
 // MaxDepth the layer is written whole instead. It returns ErrNoSpace on a full
@@ -33,8 +37,8 @@ func (s *Store) WriteLayer(ctx context.Context, src qcow2.Source, parent digest.
 	}
 	if p != nil {
 		defer p.Image.Close()
-	} else if img, ok := src.(*qcow2.Image); ok {
-		src = qcow2.Flatten(img) // a layer without a parent holds all
+	} else if whole, ok := src.(flattener); ok {
+		src = whole.Flat() // a layer without a parent holds all
 	}
 	work := scratch.Path("layer.qcow2")
 	f, err := os.OpenFile(work, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
@@ -76,25 +80,26 @@ func (s *Store) place(f *os.File, scratch *durable.Scratch, work string, d diges
 	if err := f.Chmod(0o444); err != nil {
 		return err
 	}
-	if err := durable.Rename(work, s.layerPath(d)); err != nil {
-		return err
-	}
-	durable.Step("layer.placed")
-	return s.writeBlocks(d, blocks, scratch)
-}
-
-// writeBlocks keeps the block list of a layer by way of a scratch folder, where
-// a sweep finds what a killed process leaves of it.
-func (s *Store) writeBlocks(d digest.Digest, blocks *qcow2.Blocks, scratch *durable.Scratch) error {
-	b, err := blocks.MarshalBinary()
+	list, err := writeBlocks(scratch, blocks) // while there is nothing to take back
 	if err != nil {
 		return err
 	}
-	work := scratch.Path("blocks")
-	if err := os.WriteFile(work, b, 0o444); err != nil {
+	durable.Step("layer.blocks")
+	if err := durable.Rename(work, s.layerPath(d)); err != nil {
 		return err
 	}
-	return durable.Rename(work, s.blocksPath(d))
+	return durable.Rename(list, s.blocksPath(d))
+}
+
+// writeBlocks writes a block list in a scratch folder, where a sweep finds what
+// a killed process leaves of it.
+func writeBlocks(scratch *durable.Scratch, blocks *qcow2.Blocks) (path string, err error) {
+	b, err := blocks.MarshalBinary()
+	if err != nil {
+		return "", err
+	}
+	path = scratch.Path("blocks")
+	return path, os.WriteFile(path, b, 0o444)
 }
 
 // parent opens the layer to stand on; none when that would make too long a chain.
@@ -141,7 +146,11 @@ func (s *Store) Blocks(ctx context.Context, d digest.Digest) (*qcow2.Blocks, err
 		return nil, noSpace(err)
 	}
 	defer scratch.Close()
-	return blocks, noSpace(s.writeBlocks(d, blocks, scratch))
+	list, err := writeBlocks(scratch, blocks)
+	if err == nil {
+		err = durable.Rename(list, s.blocksPath(d))
+	}
+	return blocks, noSpace(err)
 }
 
 func (s *Store) hashBlocks(ctx context.Context, d digest.Digest) (*qcow2.Blocks, error) {
