@@ -7,6 +7,7 @@
 package ami
 
 import (
+	"slices"
 	"time"
 
 	"github.com/kamivm/kami/pkg/digest"
@@ -93,6 +94,17 @@ const (
 	ConsistencyFrozen   Consistency = "frozen"
 	ConsistencyCrash    Consistency = "crash-consistent"
 )
+
+// Consistencies lists the consistencies, strongest first.
+func Consistencies() []Consistency {
+	return []Consistency{ConsistencyStopped, ConsistencyRebooted, ConsistencyFrozen, ConsistencyCrash}
+}
+
+// AtLeast says whether c promises as much as want; everything is at least "".
+func (c Consistency) AtLeast(want Consistency) bool {
+	all := Consistencies()
+	return want == "" || slices.Contains(all, c) && slices.Index(all, c) <= slices.Index(all, want)
+}
 
 // ShutdownBehavior is what a shutdown from inside the guest does.
 type ShutdownBehavior string

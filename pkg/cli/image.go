@@ -188,6 +188,7 @@ as after a power cut, or frozen where a guest agent answers.`,
 	f.StringVar(&in.Name, "name", "", "`NAME` of the image (needed)")
 	f.StringVar(&in.Description, "description", "", "`TEXT` of at most 255 characters")
 	f.BoolVar(&in.NoReboot, "no-reboot", false, "leave a running instance running")
+	requireFlag(c, &in.Require)
 	must(c.MarkFlagRequired("name"))
 	mappingFlag(c, &mappings)
 	tagFlag(c, &tags)

@@ -84,6 +84,7 @@ agent answers.`,
 			})
 		},
 	}
+	requireFlag(c, &in.Require)
 	c.Flags().StringVar(&in.Description, "description", "", "`TEXT` of at most 255 characters")
 	tagFlag(c, &tags)
 	dryFlag(c, &in.DryRun)

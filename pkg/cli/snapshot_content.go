@@ -45,6 +45,16 @@ so it takes no time; the snapshots need not have anything to do with each other.
 	}
 }
 
+// requireFlag adds --require: the least that a snapshot has to promise.
+func requireFlag(c *cobra.Command, to *ami.Consistency) {
+	var names []string
+	for _, k := range ami.Consistencies() {
+		names = append(names, string(k))
+	}
+	c.Flags().StringVar((*string)(to), "require", "", "fail rather than take the disks with less than this `CONSISTENCY`: "+strings.Join(names, ", "))
+	must(c.RegisterFlagCompletionFunc("require", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp)))
+}
+
 func shortSum(sum [32]byte) string {
 	if sum == [32]byte{} {
 		return "-"

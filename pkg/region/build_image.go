@@ -71,7 +71,7 @@ func (r *Region) BuildImage(ctx context.Context, in BuildInput) (ami.Image, erro
 		image.Tags = withTag(image.Tags, TagDefaultUser, res.DefaultUser)
 	}
 	image.Tags = withTag(image.Tags, TagRecipe, rec.Name)
-	return r.adopt(ctx, image, src, "Built from "+rec.Name)
+	return r.adopt(ctx, image, src, "Built from "+rec.Name, in.NoRelative)
 }
 
 // recipeDir finds a recipe by its folder or by its name.

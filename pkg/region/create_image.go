@@ -35,6 +35,9 @@ func (r *Region) CreateImage(ctx context.Context, in CreateImageInput) (ami.Imag
 	if err != nil {
 		return ami.Image{}, err
 	}
+	if err := checkRequire(in.Require); err != nil {
+		return ami.Image{}, err
+	}
 	if in.DryRun {
 		return ami.Image{}, dryRun("create the image %q of %s with %d volumes", in.Name, inst.InstanceID, len(vols))
 	}
@@ -81,9 +84,9 @@ func (r *Region) imageOf(ctx context.Context, inst ami.Instance, image ami.Image
 	var tracked []ami.Volume
 	switch state := inst.State.Name; {
 	case state == ami.InstanceRunning && in.NoReboot:
-		snaps, tracked, err = r.snapshotLive(ctx, inst, vols, snaps)
+		snaps, tracked, err = r.snapshotLive(ctx, inst, vols, snaps, in.Require)
 	case state == ami.InstanceRunning:
-		snaps, tracked, err = r.snapshotRebooted(ctx, inst, vols, snaps)
+		snaps, tracked, err = r.snapshotRebooted(ctx, inst, vols, snaps, in.Require)
 	default:
 		snaps, tracked, err = r.snapshotStopped(ctx, vols, snaps, ami.ConsistencyStopped)
 	}

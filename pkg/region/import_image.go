@@ -69,7 +69,7 @@ func (r *Region) ImportImage(ctx context.Context, in ImportInput) (ami.Image, er
 	if src.Size() > maxVolumeGiB*gib {
 		return ami.Image{}, importError(in.Source, fmt.Errorf("a disk of %d GiB is larger than the largest volume, %d GiB", gibCeil(src.Size()), int64(maxVolumeGiB)))
 	}
-	image, err = r.adopt(ctx, image, src, "Imported from "+filepath.Base(in.Source))
+	image, err = r.adopt(ctx, image, src, "Imported from "+filepath.Base(in.Source), in.NoRelative)
 	if errors.Is(err, qcow2.ErrCorrupt) { // found where the damage is, in the midst of reading
 		err = importError(in.Source, errors.Unwrap(err))
 	}

@@ -13,6 +13,7 @@ type BuildInput struct {
 	Description string
 	Tags        []ami.Tag
 	Keep        bool // keep the build's files when a step fails
+	NoRelative  bool // do not lay the disk over a layer that is like it
 	DryRun      bool
 }
 
@@ -27,6 +28,7 @@ type ImportInput struct {
 	ChecksumFile string // a SHA256SUMS-style file or URL that names the source
 	BootMode     ami.BootMode
 	Architecture ami.Architecture
+	NoRelative   bool // do not lay the disk over a layer that is like it
 	Tags         []ami.Tag
 	DryRun       bool
 }
@@ -37,6 +39,7 @@ type CreateImageInput struct {
 	Name                string
 	Description         string
 	NoReboot            bool
+	Require             ami.Consistency // fail rather than make an image of less; "" takes any
 	BlockDeviceMappings []ami.BlockDeviceMapping // add volumes, NoDevice, DeleteOnTermination
 	Tags                []ami.Tag                // for the image and all its snapshots
 	DryRun              bool
@@ -115,6 +118,7 @@ type StopInput struct {
 type CreateSnapshotInput struct {
 	VolumeID    ami.VolumeID
 	Description string
+	Require     ami.Consistency // fail rather than make a snapshot of less; "" takes any
 	Tags        []ami.Tag
 	DryRun      bool
 }

@@ -52,7 +52,7 @@ func (r *Region) snapshotStopped(ctx context.Context, vols []ami.Volume, snaps [
 
 // snapshotRebooted shuts the guest down cleanly, fills snaps and starts the
 // guest again, also when something in between failed.
-func (r *Region) snapshotRebooted(ctx context.Context, inst ami.Instance, vols []ami.Volume, snaps []ami.Snapshot) (_ []ami.Snapshot, _ []ami.Volume, err error) {
+func (r *Region) snapshotRebooted(ctx context.Context, inst ami.Instance, vols []ami.Volume, snaps []ami.Snapshot, require ami.Consistency) (_ []ami.Snapshot, _ []ami.Volume, err error) {
 	clean, err := r.powerOff(ctx, inst, DefaultStopTimeout, false)
 	if err != nil {
 		return nil, nil, err
@@ -66,6 +66,9 @@ func (r *Region) snapshotRebooted(ctx context.Context, inst ami.Instance, vols [
 	if !clean {
 		c = ami.ConsistencyCrash
 	}
+	if err := checkReached(c, require, inst.InstanceID); err != nil {
+		return nil, nil, err
+	}
 	return r.snapshotStopped(ctx, vols, snaps, c)
 }
 
@@ -74,7 +77,7 @@ const freezeLimit = 5 * time.Second
 
 // snapshotLive fills snaps from a point-in-time view while the guest goes on,
 // and returns the volumes whose lineage moved on.
-func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami.Volume, snaps []ami.Snapshot) ([]ami.Snapshot, []ami.Volume, error) {
+func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami.Volume, snaps []ami.Snapshot, require ami.Consistency) ([]ami.Snapshot, []ami.Volume, error) {
 	driver, err := r.driver(ctx, inst.Connect)
 	if err != nil {
 		return nil, nil, err
@@ -105,7 +108,10 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 			c = ami.ConsistencyFrozen
 		}
 	}
-	view, err := snapper.Backup(ctx, inst.InstanceID, backup)
+	var view hypervisor.View
+	if err = checkReached(c, require, inst.InstanceID); err == nil {
+		view, err = snapper.Backup(ctx, inst.InstanceID, backup)
+	}
 	if canFreeze {
 		if terr := freezer.Thaw(context.WithoutCancel(ctx), inst.InstanceID); terr != nil && c == ami.ConsistencyFrozen {
 			r.progress.Note("the guest's file systems could not be thawed: %v", terr)
@@ -155,7 +161,7 @@ func (s viewSource) Extents(ctx context.Context, off, length int64, fn func(off,
 
 // Flat is the view without regard to what has changed, for a layer that stands
 // on nothing.
-func (s viewSource) Flat() qcow2.Source { return flatView{s.DiskView} }
+func (s viewSource) Flat() qcow2.Source { return flatView(s) }
 
 type flatView struct{ hypervisor.DiskView }
 
@@ -175,6 +181,9 @@ func (r *Region) CreateSnapshot(ctx context.Context, in CreateSnapshotInput) (am
 		return ami.Snapshot{}, err
 	}
 	if err := ami.ValidateTags(in.Tags); err != nil {
+		return ami.Snapshot{}, err
+	}
+	if err := checkRequire(in.Require); err != nil {
 		return ami.Snapshot{}, err
 	}
 	if in.DryRun {
@@ -203,7 +212,7 @@ func (r *Region) CreateSnapshot(ctx context.Context, in CreateSnapshotInput) (am
 			if now.State.Name == ami.InstanceStopped {
 				snaps, tracked, err = r.snapshotStopped(ctx, []ami.Volume{v}, snaps, ami.ConsistencyStopped)
 			} else {
-				snaps, tracked, err = r.snapshotLive(ctx, now, []ami.Volume{v}, snaps)
+				snaps, tracked, err = r.snapshotLive(ctx, now, []ami.Volume{v}, snaps, in.Require)
 			}
 			return err
 		})
