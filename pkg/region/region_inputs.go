@@ -39,7 +39,7 @@ type CreateImageInput struct {
 	Name                string
 	Description         string
 	NoReboot            bool
-	Require             ami.Consistency // fail rather than make an image of less; "" takes any
+	Require             ami.Consistency          // fail rather than make an image of less; "" takes any
 	BlockDeviceMappings []ami.BlockDeviceMapping // add volumes, NoDevice, DeleteOnTermination
 	Tags                []ami.Tag                // for the image and all its snapshots
 	DryRun              bool
