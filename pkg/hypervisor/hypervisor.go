@@ -70,6 +70,14 @@ type Plugger interface {
 	DetachDisk(ctx context.Context, id ami.InstanceID, path string) error
 }
 
+// Resizer makes disks of a running guest larger.
+type Resizer interface {
+	// ResizeDisk gives the disk whose path is path a size in bytes, which the
+	// guest sees at once. It returns ErrNotRunning when the guest is not
+	// running. Idempotent.
+	ResizeDisk(ctx context.Context, id ami.InstanceID, path string, size int64) error
+}
+
 // Snapshotter gives point-in-time views of a running guest's disks.
 type Snapshotter interface {
 	// Backup opens a consistent view of disks, all at one instant, while the

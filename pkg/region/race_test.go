@@ -284,6 +284,35 @@ func TestSnapshotsDeletedMeanwhile(t *testing.T) {
 			})
 		}
 	}
+	t.Run("an equal one of another volume", func(t *testing.T) {
+		h := newHouse(t)
+		l := &listener{}
+		r, other := h.open(t, tellingTo(l)), h.open(t)
+		i := image(t, other, "base")
+		var snaps []ami.Snapshot
+		for range 2 {
+			v, err := other.CreateVolume(t.Context(), CreateVolumeInput{SnapshotID: rootSnapshot(i)})
+			must(t, err)
+			scribble(t, other, v.VolumeID, 7)
+			snap, err := r.CreateSnapshot(t.Context(), CreateSnapshotInput{VolumeID: v.VolumeID})
+			must(t, err)
+			snaps = append(snaps, snap)
+			// The first volume goes as well, or it would keep its layer.
+			var once sync.Once
+			l.onDone = func(string) {
+				once.Do(func() {
+					must(t, other.DeleteVolume(t.Context(), v.VolumeID, false))
+					must(t, other.DeleteSnapshot(t.Context(), snap.SnapshotID, false))
+				})
+			}
+		}
+		if snaps[0].Layer != snaps[1].Layer {
+			t.Fatalf("got the layers %s and %s, want one for both", snaps[0].Layer, snaps[1].Layer)
+		}
+		if b := written(t, r, snaps[1].SnapshotID); b != 7 {
+			t.Errorf("the snapshot has the byte %d, want 7", b)
+		}
+	})
 	t.Run("what was deleted before is said so", func(t *testing.T) {
 		r, _ := open(t)
 		inst := stopped(t, r)

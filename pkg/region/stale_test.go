@@ -97,10 +97,6 @@ func TestActsOnWhatIsNow(t *testing.T) {
 		if got := guestDisks(t, h, inst.InstanceID); len(got) != 2 {
 			t.Errorf("the guest has the disks %q, want two", got)
 		}
-		w.asked = func() { stop(t, other, inst.InstanceID) }
-		wantCode(t, imageErr(t, r, inst, ""), ami.CodeIncorrectInstanceState)
-		wantCode(t, r.RebootInstances(t.Context(), []ami.InstanceID{inst.InstanceID}, false), ami.CodeIncorrectInstanceState)
-		wantState(t, r, inst.InstanceID, ami.InstanceStopped)
 	})
 	t.Run("the instance is tagged", func(t *testing.T) {
 		h := newHouse(t)

@@ -188,6 +188,11 @@ func (d *Driver) DetachDisk(ctx context.Context, id ami.InstanceID, path string)
 	})
 }
 
+// ResizeDisk does nothing: a fake guest looks at no disk.
+func (d *Driver) ResizeDisk(ctx context.Context, id ami.InstanceID, _ string, _ int64) error {
+	return d.with(ctx, id, func(*guest) error { return nil })
+}
+
 // Backup opens the disks as their files have them: the guest writes nothing.
 func (d *Driver) Backup(ctx context.Context, id ami.InstanceID, b hypervisor.Backup) (hypervisor.View, error) {
 	v := view{}
@@ -247,6 +252,7 @@ func (d diskView) Extents(ctx context.Context, off, length int64, fn func(off, l
 var (
 	_ hypervisor.Driver      = (*Driver)(nil)
 	_ hypervisor.Plugger     = (*Driver)(nil)
+	_ hypervisor.Resizer     = (*Driver)(nil)
 	_ hypervisor.Snapshotter = (*Driver)(nil)
 	_ hypervisor.Networker   = (*Driver)(nil)
 )

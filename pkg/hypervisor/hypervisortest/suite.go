@@ -13,6 +13,7 @@ import (
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/hypervisor"
 	"github.com/kamivm/kami/pkg/machine"
+	"github.com/kamivm/kami/pkg/qcow2"
 )
 
 // Config says what the suite runs on.
@@ -186,6 +187,7 @@ func (c Config) plug(t *testing.T) {
 	if err := p.AttachDisk(t.Context(), s.ID, disk); err != nil {
 		t.Errorf("AttachDisk: %v", err)
 	}
+	c.resize(t, d, s)
 	if err := p.DetachDisk(t.Context(), s.ID, disk.Path+".other"); err != nil {
 		t.Errorf("DetachDisk of a disk that is not there: %v", err)
 	}
@@ -194,5 +196,36 @@ func (c Config) plug(t *testing.T) {
 	}
 	if err := p.DetachDisk(t.Context(), s.ID, disk.Path); err != nil {
 		t.Errorf("DetachDisk: %v", err)
+	}
+}
+
+func (c Config) resize(t *testing.T, d hypervisor.Driver, guest machine.Spec) {
+	r, ok := d.(hypervisor.Resizer)
+	if !ok {
+		t.Fatalf("the driver %s resizes no disks", d.Name())
+	}
+	path := guest.Disks[0].Path
+	if err := r.ResizeDisk(t.Context(), ami.NewInstanceID(), path, 2*diskSize); !errors.Is(err, hypervisor.ErrNotRunning) {
+		t.Errorf("ResizeDisk of an unknown guest: %v, want ErrNotRunning", err)
+	}
+	for range 2 {
+		if err := r.ResizeDisk(t.Context(), guest.ID, path, 2*diskSize); err != nil {
+			t.Errorf("ResizeDisk: %v", err)
+		}
+	}
+	if !c.Runs {
+		return
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := qcow2.Inspect(f, st.Size()); err != nil || info.Size != 2*diskSize {
+		t.Errorf("after ResizeDisk the disk has %d bytes, %v, want %d", info.Size, err, 2*diskSize)
 	}
 }

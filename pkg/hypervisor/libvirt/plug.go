@@ -100,6 +100,13 @@ func (d *Driver) DetachDisk(ctx context.Context, id ami.InstanceID, path string)
 	}
 }
 
+// ResizeDisk makes a disk larger under the running guest.
+func (d *Driver) ResizeDisk(ctx context.Context, id ami.InstanceID, path string, size int64) error {
+	return gone(d.with(ctx, id, func(dom *libvirt.Domain) error {
+		return dom.BlockResize(path, uint64(size), libvirt.DOMAIN_BLOCK_RESIZE_BYTES)
+	}))
+}
+
 // Freeze freezes the guest's file systems through its agent.
 func (d *Driver) Freeze(ctx context.Context, id ami.InstanceID, limit time.Duration) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -150,6 +157,7 @@ func (c stream) Close() error                { return errors.Join(c.s.Abort(), c
 var (
 	_ hypervisor.Driver   = (*Driver)(nil)
 	_ hypervisor.Plugger  = (*Driver)(nil)
+	_ hypervisor.Resizer  = (*Driver)(nil)
 	_ hypervisor.Consoler = (*Driver)(nil)
 	_ hypervisor.Freezer  = (*Driver)(nil)
 	_ hypervisor.Renderer = (*Driver)(nil)

@@ -1,0 +1,182 @@
+package region
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/catalog"
+	"github.com/kamivm/kami/pkg/internal/durable"
+)
+
+// ReplaceRootInput asks for an instance's root as it was: at launch, in a
+// snapshot, or in another image.
+type ReplaceRootInput struct {
+	InstanceID           ami.InstanceID
+	SnapshotID           ami.SnapshotID // "" with no ImageID is the state at launch
+	ImageID              ami.ImageID
+	DeleteReplacedVolume bool
+	DryRun               bool
+}
+
+// ReplaceRootTask is EC2's answer to it.
+type ReplaceRootTask struct {
+	InstanceID   ami.InstanceID `json:"InstanceId"`
+	TaskState    string         `json:"TaskState"` // succeeded
+	SnapshotID   ami.SnapshotID `json:"SnapshotId"`
+	VolumeID     ami.VolumeID   `json:"VolumeId"`         // the new root
+	ReplacedID   ami.VolumeID   `json:"ReplacedVolumeId"` // the old one, detached or deleted
+	StartTime    time.Time      `json:"StartTime"`
+	CompleteTime time.Time      `json:"CompleteTime"`
+}
+
+// ReplaceRootVolume gives an instance a fresh root volume in the place of the one
+// that it has. A running instance is shut down cleanly and started again; its
+// address, its identity and its other volumes stay.
+func (r *Region) ReplaceRootVolume(ctx context.Context, in ReplaceRootInput) (ReplaceRootTask, error) {
+	task := ReplaceRootTask{InstanceID: in.InstanceID, StartTime: time.Now().UTC().Truncate(time.Millisecond), TaskState: "succeeded"}
+	inst, err := r.instance(ctx, in.InstanceID)
+	if err != nil {
+		return task, err
+	}
+	snap, err := r.rootSnapshot(ctx, inst, in)
+	if err != nil {
+		return task, err
+	}
+	if s := inst.State.Name; s != ami.InstanceRunning && s != ami.InstanceStopped {
+		return task, incorrectState(inst, "given another root", "running or stopped")
+	}
+	if in.DryRun {
+		return task, dryRun("replace the root of %s by %s", in.InstanceID, snap.SnapshotID)
+	}
+	task.SnapshotID = snap.SnapshotID
+	err = r.whileLocked(ctx, in.InstanceID, func(now ami.Instance) (err error) {
+		running := now.State.Name == ami.InstanceRunning
+		if running {
+			if _, err := r.powerOff(ctx, now, DefaultStopTimeout, false); err != nil {
+				return err
+			}
+		}
+		task.VolumeID, task.ReplacedID, err = r.swapRoot(ctx, now, snap, in.DeleteReplacedVolume)
+		if !running {
+			return err
+		}
+		// Also where the swap failed: then with the root that it had.
+		again, ierr := r.instanceRecord(context.WithoutCancel(ctx), now.InstanceID)
+		if ierr != nil {
+			return ierr
+		}
+		if serr := r.startAgain(ctx, again); serr != nil {
+			return serr
+		}
+		return err
+	})
+	task.CompleteTime = time.Now().UTC().Truncate(time.Millisecond)
+	return task, storeError(err, "The root of %s cannot be replaced.", in.InstanceID)
+}
+
+// rootSnapshot finds what the new root is made of.
+func (r *Region) rootSnapshot(ctx context.Context, inst ami.Instance, in ReplaceRootInput) (ami.Snapshot, error) {
+	root := slices.IndexFunc(inst.BlockDeviceMappings, func(bd ami.InstanceBlockDevice) bool { return bd.DeviceName == inst.RootDeviceName })
+	if root < 0 {
+		return ami.Snapshot{}, ami.Errorf(ami.CodeIncorrectState, "The instance '%s' has no root volume.", inst.InstanceID)
+	}
+	id := in.SnapshotID
+	switch {
+	case in.SnapshotID != "" && in.ImageID != "":
+		return ami.Snapshot{}, ami.Errorf(ami.CodeInvalidParameterCombination, "Give a snapshot or an image, not both.")
+	case in.ImageID != "":
+		image, err := r.image(ctx, in.ImageID)
+		if err != nil {
+			return ami.Snapshot{}, err
+		}
+		for _, m := range image.BlockDeviceMappings {
+			if m.DeviceName == image.RootDeviceName && m.Ebs != nil {
+				id = m.Ebs.SnapshotID
+			}
+		}
+	case id == "":
+		v, err := r.volumeRecord(ctx, inst.BlockDeviceMappings[root].Ebs.VolumeID)
+		if err != nil {
+			return ami.Snapshot{}, err
+		}
+		id = v.SnapshotID
+	}
+	snap, err := r.snapshot(ctx, id)
+	if err == nil && snap.State != ami.SnapshotCompleted {
+		err = ami.Errorf(ami.CodeIncorrectState, "The snapshot %s is %s, not completed.", id, snap.State)
+	}
+	return snap, err
+}
+
+// swapRoot makes the new root and gives it the old one's place, in one commit.
+func (r *Region) swapRoot(ctx context.Context, inst ami.Instance, snap ami.Snapshot, drop bool) (fresh, old ami.VolumeID, err error) {
+	root := slices.IndexFunc(inst.BlockDeviceMappings, func(bd ami.InstanceBlockDevice) bool { return bd.DeviceName == inst.RootDeviceName })
+	was, err := r.volumeRecord(ctx, inst.BlockDeviceMappings[root].Ebs.VolumeID)
+	if err != nil {
+		return "", "", err
+	}
+	unlock, err := r.lockVolumes(ctx, []ami.Volume{was})
+	if err != nil {
+		return "", "", err
+	}
+	defer unlock()
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	v := ami.Volume{
+		VolumeID: ami.NewVolumeID(), OwnerID: r.account, VolumeType: was.VolumeType, State: ami.VolumeCreating, CreateTime: now,
+		SnapshotID: snap.SnapshotID, Layer: snap.Layer,
+		// As large as the one before, which may have grown.
+		Size: max(snap.VolumeSize, was.Size), SizeBytes: max(snap.SizeBytes, was.SizeBytes), Tags: was.Tags,
+	}
+	r.track(&v)
+	j, err := r.begin(ctx, func(tx *catalog.Tx) error { return tx.PutVolume(v) }, string(v.VolumeID))
+	if err != nil {
+		return "", "", err
+	}
+	defer j.close(ctx)
+	if _, err := r.layers.CreateHead(v.VolumeID, v.SizeBytes, v.Layer); err != nil {
+		return "", "", err
+	}
+	durable.Step("root.head")
+	err = j.commit(ctx, func(tx *catalog.Tx) error {
+		record, err := tx.Instance(inst.InstanceID)
+		if err != nil {
+			return err
+		}
+		at := ami.VolumeAttachment{VolumeID: v.VolumeID, InstanceID: inst.InstanceID, Device: inst.RootDeviceName, State: "attached", DeleteOnTermination: true, AttachTime: now}
+		if len(was.Attachments) > 0 {
+			at.DeleteOnTermination = was.Attachments[0].DeleteOnTermination
+		}
+		v.Attachments, v.State = []ami.VolumeAttachment{at}, ami.VolumeInUse
+		record.BlockDeviceMappings = slices.Clone(record.BlockDeviceMappings)
+		record.BlockDeviceMappings[root].Ebs = ami.InstanceBlockEBS{VolumeID: v.VolumeID, DeleteOnTermination: at.DeleteOnTermination, AttachTime: now, Status: "attached"}
+		if err := tx.PutInstance(record); err != nil {
+			return err
+		}
+		if err := tx.PutVolume(v); err != nil {
+			return err
+		}
+		if drop {
+			return tx.DeleteVolume(was.VolumeID)
+		}
+		was.Attachments, was.State = nil, ami.VolumeAvailable
+		return tx.PutVolume(was)
+	})
+	if err != nil {
+		return "", "", err
+	}
+	if drop {
+		err = r.layers.RemoveHead(was.VolumeID)
+	}
+	return v.VolumeID, was.VolumeID, err
+}
+
+// instanceRecord is an instance as its record has it.
+func (r *Region) instanceRecord(ctx context.Context, id ami.InstanceID) (inst ami.Instance, err error) {
+	err = r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
+		inst, err = tx.Instance(id)
+		return err
+	})
+	return inst, storeError(err, "The instance %s cannot be read.", id)
+}
