@@ -12,10 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 
 	"github.com/google/uuid"
 
@@ -119,7 +117,11 @@ func run(ctx context.Context, o Options, step, name string, args ...string) erro
 	if err != nil {
 		return &StepError{Step: step, Err: err}
 	}
-	cmd := exec.CommandContext(ctx, path, args...)
+	cmd, done, err := leashed(ctx, path, args...)
+	if err != nil {
+		return &StepError{Step: step, Err: err}
+	}
+	defer done()
 	cmd.Dir = o.Tmp
 	cmd.Env = []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=" + o.Tmp, "TMPDIR=" + o.Tmp,
@@ -127,12 +129,6 @@ func run(ctx context.Context, o Options, step, name string, args ...string) erro
 	}
 	var out tail
 	cmd.Stdout, cmd.Stderr = &out, &out
-	// What is interrupted ends with all that it started, and what is killed takes
-	// it along: the signal comes when the thread that started it is gone.
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()

@@ -148,7 +148,10 @@ func (r *Region) sweep(ctx context.Context) error {
 	if err := r.purge(ctx); err != nil {
 		return err
 	}
-	return r.layers.Sweep()
+	if err := r.layers.Sweep(); err != nil { // what it started may still be ending
+		r.progress.Note("what an interrupted command left cannot be removed yet: %v", err)
+	}
+	return nil
 }
 
 // undo removes a pending object and its lease. An object that is finished, or

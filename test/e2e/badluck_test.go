@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -96,7 +97,12 @@ func TestBuildInterrupted(t *testing.T) {
 		if got := cmd.ProcessState.ExitCode(); name == "interrupt" && got != 130 {
 			t.Errorf("after Ctrl-C the exit status is %d, want 130:\n%s", got, out)
 		}
-		eventually(t, 10*time.Second, "the script has ended with its build", func() bool { return !sleeps() })
+		eventually(t, 20*time.Second, "the script has ended with its build", func() bool { return !sleeps() })
+		// What was killed takes a moment to take down what it had mounted.
+		eventually(t, 20*time.Second, "nothing of the build is left", func() bool {
+			h.kami(t, "image", "list")
+			return len(slices.DeleteFunc(h.files(t, "tmp"), func(name string) bool { return strings.HasSuffix(name, ".lock") })) == 0
+		})
 		nothingLeft(t, h)
 	}
 }
