@@ -3,7 +3,9 @@ package build
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/kamivm/kami/pkg/disk"
@@ -49,8 +51,17 @@ func makeRoot(ctx context.Context, o Options) (string, error) {
 	if err := openTo(o.Tmp); err != nil {
 		return "", err
 	}
-	return img, run(ctx, o, "mmdebstrap", "mmdebstrap", args...)
+	program := []string{"mmdebstrap"}
+	if os.Getuid() == 0 && exec.CommandContext(ctx, alone[0], append(slices.Clone(alone[1:]), "true")...).Run() == nil {
+		program = append(slices.Clone(alone[:]), program...)
+	}
+	return img, run(ctx, o, "mmdebstrap", program[0], append(program[1:], args...)...)
 }
+
+// alone runs a program in mount and process namespaces of its own: what it
+// mounts and starts is gone when it is, whatever ended it. For an ordinary user
+// mmdebstrap makes such namespaces itself.
+var alone = [...]string{"unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"}
 
 // openTo lets the users that an unshared build runs as into the work folder and
 // those above it that are ours.
