@@ -24,6 +24,8 @@ var answers = []struct {
 	{"instances", instancesDoc(nil)},
 	{"volumes", volumesDoc(nil)},
 	{"volume attachment", ami.VolumeAttachment{}},
+	{"volume modify", modificationDoc(region.VolumeModification{})},
+	{"instance replace-root", taskDoc(region.ReplaceRootTask{})},
 	{"snapshots", snapshotsDoc(nil)},
 	{"snapshot diff", region.SnapshotDiff{}},
 	{"key pairs", keysDoc(nil)},

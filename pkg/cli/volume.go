@@ -62,7 +62,7 @@ func (a *app) volume() *cobra.Command {
 					return err
 				}
 				return a.printVolumes(all)
-			}), show, a.volumeCreate(), a.volumeDelete(), a.volumeAttach(), a.volumeDetach(),
+			}), show, a.volumeCreate(), a.volumeModify(), a.volumeDelete(), a.volumeAttach(), a.volumeDetach(),
 		a.tag("volume", "vol-0123456789abcdef0", a.completeVolumes, a.volumeRef), a.untag("volume", "vol-0123456789abcdef0", a.completeVolumes, a.volumeRef))
 }
 

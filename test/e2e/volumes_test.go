@@ -124,3 +124,40 @@ func TestVolumes(t *testing.T) {
 	shared.kami(t, "volume", "delete", string(data.Ebs.VolumeID))
 	shared.refuse(t, ami.CodeInvalidVolumeNotFound, "volume", "show", string(ephemeral.Ebs.VolumeID))
 }
+
+// TestGrowAndReplaceRoot makes the root of a running guest larger, which the
+// guest sees, and gives it its first root back, which has nothing of the second.
+func TestGrowAndReplaceRoot(t *testing.T) {
+	t.Parallel()
+	tiny(t)
+	id := shared.launch(t, "tiny", "--key-name", "e2e", "--wait", "ssh", "--block-device-mapping", "/dev/sdf=:1")
+	root, data := deviceVolume(t, id, "/dev/sda1").Ebs.VolumeID, deviceVolume(t, id, "/dev/sdf").Ebs.VolumeID
+	disk := strings.TrimPrefix(guestDisk(t, id, data), "/dev/")
+	shared.kami(t, "volume", "modify", string(data), "--size", "2")
+	eventually(t, 20*time.Second, "the guest sees 2 GiB", func() bool {
+		return shared.try("ssh", id, "--", "test $(cat /sys/block/"+disk+"/size) = 4194304").code == 0
+	})
+	shared.ssh(t, id, "echo grown | dd of=/dev/"+disk+" bs=512 seek=4194303 conv=sync,notrunc 2>/dev/null; sync")
+	image := shared.kami(t, "image", "create", id, "--name", "grown", "--no-reboot", "-o", "id")
+
+	shared.ssh(t, id, "echo spoilt > /etc/spoilt; sync")
+	shared.kami(t, "instance", "replace-root", id)
+	shared.kami(t, "instance", "wait", id, "--for", "ssh")
+	if got := shared.ssh(t, id, "cat /etc/spoilt 2>/dev/null || echo clean"); got != "clean" {
+		t.Errorf("the root as it was at launch says %q", got)
+	}
+	disk = guestDisk(t, id, data)
+	if got := shared.ssh(t, id, "dd if="+disk+" bs=512 skip=4194303 count=1 2>/dev/null | tr -d '\\0'"); got != "grown" {
+		t.Errorf("at the end of the volume that grew there is %q", got)
+	}
+	if got := show[ami.Volume](t, shared, "volume", string(root)).State; got != ami.VolumeAvailable {
+		t.Errorf("the root that was replaced is %s", got)
+	}
+	shared.kami(t, "volume", "delete", string(root))
+
+	second := shared.launch(t, image, "--key-name", "e2e", "--wait", "ssh")
+	disk = guestDisk(t, second, deviceVolume(t, second, "/dev/sdf").Ebs.VolumeID)
+	if got := shared.ssh(t, second, "dd if="+disk+" bs=512 skip=4194303 count=1 2>/dev/null | tr -d '\\0'"); got != "grown" {
+		t.Errorf("in the image of the volume that grew there is %q", got)
+	}
+}
