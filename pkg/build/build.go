@@ -113,6 +113,11 @@ func (t *tail) String() string {
 
 // run starts a program and waits for it.
 func run(ctx context.Context, o Options, step, name string, args ...string) error {
+	return runWith(ctx, o, nil, step, name, args...)
+}
+
+// runWith is run for a program that is given an open file as descriptor 4.
+func runWith(ctx context.Context, o Options, f *os.File, step, name string, args ...string) error {
 	path, err := find(name)
 	if err != nil {
 		return &StepError{Step: step, Err: err}
@@ -122,6 +127,9 @@ func run(ctx context.Context, o Options, step, name string, args ...string) erro
 		return &StepError{Step: step, Err: err}
 	}
 	defer done()
+	if f != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+	}
 	cmd.Dir = o.Tmp
 	cmd.Env = []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=" + o.Tmp, "TMPDIR=" + o.Tmp,

@@ -142,8 +142,8 @@ func TestWriteSparse(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Another user of the build writes into it.
-	if st.Size() != 1<<30 || st.Mode().Perm() != 0o666 {
-		t.Errorf("the file has %d bytes and mode %v, want %d and %v", st.Size(), st.Mode(), 1<<30, os.FileMode(0o666))
+	if st.Size() != 1<<30 || st.Mode().Perm() != 0o600 {
+		t.Errorf("the file has %d bytes and mode %v, want %d and %v", st.Size(), st.Mode(), 1<<30, os.FileMode(0o600))
 	}
 	if err := writeSparse(path, 1); !errors.Is(err, os.ErrExist) {
 		t.Errorf("over a file: got error %v, want %v", err, os.ErrExist)

@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +19,7 @@ func makeRoot(ctx context.Context, o Options) (string, error) {
 	r := o.Recipe
 	img := filepath.Join(o.Tmp, "root.ext4")
 	hook := filepath.Join(o.Tmp, "customize")
-	if err := os.WriteFile(hook, []byte(hookScript(o, img)), 0o755); err != nil {
+	if err := os.WriteFile(hook, []byte(hookScript(o)), 0o755); err != nil {
 		return "", err
 	}
 	if err := os.WriteFile(filepath.Join(o.Tmp, "grub.cfg"), []byte(grubConfig(o)), 0o644); err != nil {
@@ -27,9 +28,17 @@ func makeRoot(ctx context.Context, o Options) (string, error) {
 	if err := writeContents(o); err != nil {
 		return "", err
 	}
-	// The file is made here and sized to what the partition will have, so that
-	// the hook, which may run as another user, only writes into it.
-	if err := writeSparse(img, disk.RootSize(r.Bytes)); err != nil {
+	// The hook, which may run as another user, is given the open file and nothing
+	// else that it could write to but a folder for what it needs on the way.
+	f, err := os.OpenFile(img, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if err := f.Truncate(disk.RootSize(r.Bytes)); err != nil {
+		return "", err
+	}
+	if err := openTo(o); err != nil {
 		return "", err
 	}
 	mode := "--mode=unshare" // an ordinary user is root in a namespace of its own
@@ -48,14 +57,11 @@ func makeRoot(ctx context.Context, o Options) (string, error) {
 		kind = "extract"
 	}
 	args = append(args, "--aptopt=Acquire::Retries \"3\"", "--"+kind+"-hook="+quote(hook)+" \"$1\"", r.Suite)
-	if err := openTo(o.Tmp); err != nil {
-		return "", err
-	}
 	program := []string{"mmdebstrap"}
 	if os.Getuid() == 0 && exec.CommandContext(ctx, alone[0], append(slices.Clone(alone[1:]), "true")...).Run() == nil {
 		program = append(slices.Clone(alone[:]), program...)
 	}
-	return img, run(ctx, o, "mmdebstrap", program[0], append(program[1:], args...)...)
+	return img, runWith(ctx, o, f, "mmdebstrap", program[0], append(program[1:], args...)...)
 }
 
 // alone runs a program in mount and process namespaces of its own: what it
@@ -63,18 +69,33 @@ func makeRoot(ctx context.Context, o Options) (string, error) {
 // mmdebstrap makes such namespaces itself.
 var alone = [...]string{"unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"}
 
-// openTo lets the users that an unshared build runs as into the work folder and
-// those above it that are ours.
-func openTo(dir string) error { return os.Chmod(dir, 0o777) }
+// scratchPath is where the hook makes its work folder.
+func scratchPath(o Options) string { return filepath.Join(o.Tmp, "scratch") }
+
+// openTo lets the users that an unshared build runs as pass through the work
+// folder and read what the hook reads. No other user can write to any of it: the
+// hook's own folder is sticky, and has a name that nobody can guess. (What the
+// hook runs is what the build runs, for root as root.)
+func openTo(o Options) error {
+	scratch := os.FileMode(0o733) | os.ModeSticky
+	if os.Getuid() == 0 {
+		scratch = 0o700
+	}
+	errs := []error{os.Chmod(o.Tmp, 0o711), os.Mkdir(scratchPath(o), 0o700), os.Chmod(scratchPath(o), scratch)}
+	for i, f := range o.Recipe.Files {
+		if f.Source == "" {
+			errs = append(errs, os.Chmod(contentPath(o, i), 0o644))
+		}
+	}
+	errs = append(errs, os.Chmod(filepath.Join(o.Tmp, "grub.cfg"), 0o644), os.Chmod(filepath.Join(o.Tmp, "customize"), 0o755))
+	return errors.Join(errs...)
+}
 
 func writeSparse(path string, size int64) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := f.Chmod(0o666); err != nil {
-		return err
-	}
 	return f.Truncate(size)
 }

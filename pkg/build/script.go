@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/kamivm/kami/pkg/disk"
 )
 
 // quote makes one word of a shell's of s, whatever is in it.
@@ -30,8 +32,9 @@ func writeContents(o Options) error {
 }
 
 // hookScript is run with the tree's folder. It runs the recipe's own script,
-// puts its files in place, and packs the tree into the file system's image.
-func hookScript(o Options, img string) string {
+// puts its files in place, and packs the tree into a file system's image, which
+// it writes to descriptor 4.
+func hookScript(o Options) string {
 	r := o.Recipe
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
@@ -57,25 +60,27 @@ func hookScript(o Options, img string) string {
 	}
 	line("mkdir -p \"$tree/boot/grub\"")
 	line("cp %s \"$tree/boot/grub/grub.cfg\"", quote(filepath.Join(o.Tmp, "grub.cfg")))
+	line("work=$(mktemp -d %s/XXXXXXXXXXXX)", quote(scratchPath(o)))
 	// A view of the tree without what is mounted in it for the time of the build.
-	line("plain=%s", quote(filepath.Join(o.Tmp, "plain")))
-	line("mkdir \"$plain\"")
-	line("mount --bind \"$1\" \"$plain\"")
-	line("trap 'umount \"$plain\"' EXIT")
+	line("mkdir \"$work/plain\"")
+	line("mount --bind \"$1\" \"$work/plain\"")
+	line("trap 'umount \"$work/plain\"; rm -rf --one-file-system \"$work\"' EXIT")
+	line("plain=\"$work/plain\" img=\"$work/root.ext4\"")
 	line("tree=\"$plain\"%s", quote(r.Tree))
 	// What the build itself mounted on cannot go, and is not seen by a guest.
 	line("rm -rf \"$tree\"/dev/* \"$tree\"/run/* 2>/dev/null || true")
 	line("find \"$tree\" -newermt '@%s' -exec touch -h -d '@%s' {} +", epoch, epoch)
-	line("/sbin/mke2fs -q -t ext4 -F -L '%.16s' -U %s -E hash_seed=%s,lazy_itable_init=0,root_owner=0:0 -d \"$tree\" %s",
-		r.Name, id(r, "root"), id(r, "hash"), quote(img))
+	line("truncate -s %d \"$img\"", disk.RootSize(r.Bytes))
+	line("/sbin/mke2fs -q -t ext4 -F -L '%.16s' -U %s -E hash_seed=%s,lazy_itable_init=0,root_owner=0:0 -d \"$tree\" \"$img\"",
+		r.Name, id(r, "root"), id(r, "hash"))
 	// mke2fs takes over the time at which each file of the tree was made.
-	times := filepath.Join(o.Tmp, "times")
-	line("n=$(/sbin/dumpe2fs -h %s 2>/dev/null | awk -F: '/^Inode count/{a=$2} /^Free inodes/{f=$2} END{print a-f}')", quote(img))
+	line("n=$(/sbin/dumpe2fs -h \"$img\" 2>/dev/null | awk -F: '/^Inode count/{a=$2} /^Free inodes/{f=$2} END{print a-f}')")
 	line("{ for i in 2 $(seq 11 $n); do for t in atime ctime mtime crtime; do")
 	line("  [ $t = mtime ] || echo \"set_inode_field <$i> $t @%s\"", epoch)
 	line("  [ $t = mtime ] || echo \"set_inode_field <$i> ${t}_extra 0\"")
-	line("done; done; } >%s", quote(times))
-	line("/sbin/debugfs -w -f %s %s >/dev/null 2>&1", quote(times), quote(img))
+	line("done; done; } >\"$work/times\"")
+	line("/sbin/debugfs -w -f \"$work/times\" \"$img\" >/dev/null 2>&1")
+	line("dd if=\"$img\" bs=64k conv=sparse,notrunc status=none >&4")
 	return b.String()
 }
 

@@ -58,7 +58,7 @@ func TestScriptsAreWhatTheyWere(t *testing.T) {
 		}},
 	} {
 		o := Options{Recipe: c.r, Tmp: "/work/tmp"}
-		golden(t, c.name+".hook.sh", hookScript(o, "/work/tmp/root.ext4"))
+		golden(t, c.name+".hook.sh", hookScript(o))
 		golden(t, c.name+".grub.cfg", grubConfig(o))
 		golden(t, c.name+".early.cfg", findRoot(o))
 	}
@@ -96,7 +96,7 @@ func TestHookKeepsWordsTogether(t *testing.T) {
 			}
 			content := "one " + evil + "\nKAMI_END_OF_FILE\ntouch pwned\n" + evil
 			o := Options{Tmp: tmp, Recipe: recipe.Recipe{
-				Name: "evil", Dir: dir, Tree: inner, Script: "s" + evil, Kernel: "/k", Initrd: "/i",
+				Name: "evil", Dir: dir, Tree: inner, Script: "s" + evil, Bytes: 16 << 20, Kernel: "/k", Initrd: "/i",
 				Files: []recipe.File{{Path: "/d" + evil + "/f" + evil, Source: "f" + evil, Mode: "0755"}, {Path: "/c" + evil, Content: content}},
 			}}
 			img := filepath.Join(tmp, "img")
@@ -104,7 +104,7 @@ func TestHookKeepsWordsTogether(t *testing.T) {
 				filepath.Join(dir, "s"+evil):       `echo ran >"$1/ran"`,
 				filepath.Join(dir, "f"+evil):       "from a file",
 				filepath.Join(tmp, "grub.cfg"):     "grub",
-				filepath.Join(tmp, "customize.sh"): hookScript(o, img),
+				filepath.Join(tmp, "customize.sh"): hookScript(o),
 			} {
 				if err := os.WriteFile(path, []byte(data), 0o644); err != nil {
 					t.Fatal(err)
@@ -113,11 +113,16 @@ func TestHookKeepsWordsTogether(t *testing.T) {
 			if err := writeContents(o); err != nil {
 				t.Fatal(err)
 			}
-			if err := writeSparse(img, 4<<20); err != nil {
+			if err := os.Mkdir(scratchPath(o), 0o700); err != nil {
 				t.Fatal(err)
 			}
+			f, err := os.Create(img)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
 			cmd := exec.CommandContext(t.Context(), "unshare", "--map-root-user", "--mount", "sh", filepath.Join(tmp, "customize.sh"), tree)
-			cmd.Dir = top
+			cmd.Dir, cmd.ExtraFiles = top, []*os.File{f, f} // descriptors 3 and 4
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("%v\n%s", err, out)
 			}
