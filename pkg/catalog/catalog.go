@@ -11,7 +11,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
+	"os"
 	"time"
 
 	"modernc.org/sqlite"
@@ -23,6 +25,7 @@ var (
 	ErrNotFound = errors.New("no such record")
 	ErrExists   = errors.New("a record of that name exists")
 	ErrNewer    = errors.New("the catalog was written by a newer kami")
+	ErrDamaged  = errors.New("a record cannot be read")
 )
 
 // Store is an open catalog. It is safe for concurrent use, also by several
@@ -32,6 +35,9 @@ type Store struct{ db *sql.DB }
 // Open opens the catalog at path, making it when it is not there and bringing
 // an older one up to date. It returns ErrNewer for one of a later version.
 func Open(ctx context.Context, path string) (*Store, error) {
+	if err := keepPrivate(path); err != nil {
+		return nil, fmt.Errorf("opening catalog: %w", err)
+	}
 	q := url.Values{"_pragma": {
 		"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(10000)", "foreign_keys(1)",
 	}}
@@ -49,6 +55,27 @@ func Open(ctx context.Context, path string) (*Store, error) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// keepPrivate makes the catalog, which holds what guests were told, a file that
+// nobody else can read. SQLite gives the files beside it the same mode; those of
+// an older catalog may have another.
+func keepPrivate(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		info, err := os.Stat(path + suffix)
+		if err == nil && info.Mode().Perm()&0o077 != 0 {
+			err = os.Chmod(path+suffix, 0o600)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // maxBusy is the longest wait between two tries to open a catalog; all waits

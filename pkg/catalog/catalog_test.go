@@ -3,7 +3,9 @@ package catalog
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -166,6 +168,80 @@ func TestLayerRefs(t *testing.T) {
 		refs, err := tx.LayerRefs()
 		if diff := cmp.Diff(map[digest.Digest]int{d: 3}, refs); diff != "" {
 			t.Errorf("refs (-want +got):\n%s", diff)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPrivate holds that nobody else can read a catalog, neither a new one nor
+// one that was made readable.
+func TestPrivate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "catalog.db")
+	for range 2 {
+		s, err := Open(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Update(t.Context(), func(tx *Tx) error { return tx.DeleteLease("none") }); err != nil {
+			t.Fatal(err)
+		}
+		for _, suffix := range []string{"", "-wal", "-shm"} {
+			info, err := os.Stat(path + suffix)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info.Mode().Perm() != 0o600 {
+				t.Errorf("catalog.db%s is %v, want 0600", suffix, info.Mode())
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestDamagedRecords: one record that cannot be decoded does not hide the others.
+func TestDamagedRecords(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "catalog.db"))
+	good, bad := image("good"), image("bad")
+	err := s.Update(t.Context(), func(tx *Tx) error {
+		if err := errors.Join(tx.PutImage(good), tx.PutImage(bad)); err != nil {
+			return err
+		}
+		for id := range 2 {
+			if err := tx.PutLease(Lease{ID: string(good.ImageID) + string(rune('a'+id)), Created: time.Now()}); err != nil {
+				return err
+			}
+		}
+		_, err := tx.conn.ExecContext(t.Context(), "UPDATE images SET doc = '{' WHERE id = ?", string(bad.ImageID))
+		if err == nil {
+			_, err = tx.conn.ExecContext(t.Context(), "UPDATE leases SET created = 'x' WHERE id = ?", string(good.ImageID)+"a")
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.View(t.Context(), func(tx *Tx) error {
+		images, err := tx.Images()
+		if d := cmp.Diff([]ami.Image{good}, images); d != "" || !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), string(bad.ImageID)) {
+			t.Errorf("got the error %v and images (-want +got):\n%s", err, d)
+		}
+		if leases, err := tx.Leases(); len(leases) != 1 || !errors.Is(err, ErrDamaged) {
+			t.Errorf("got the leases %v (%v), want one beside ErrDamaged", leases, err)
+		}
+		if _, err := tx.Image(bad.ImageID); !errors.Is(err, ErrDamaged) || errors.Is(err, ErrNotFound) {
+			t.Errorf("got %v, want ErrDamaged", err)
+		}
+		damage, err := tx.Verify()
+		if len(damage) != 2 {
+			t.Errorf("got the damage %v, want two", damage)
 		}
 		return err
 	})

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/kamivm/kami/pkg/ami"
@@ -41,7 +42,8 @@ func (tx *Tx) ImageByName(owner, name string) (ami.Image, error) {
 	return one[ami.Image](tx, "images", "owner = ? AND name = ? AND state IN ('pending', 'available')", owner, name)
 }
 
-// Images reads all images, oldest first.
+// Images reads all images, oldest first. It, and each method that reads several
+// records, returns those that it can read also beside ErrDamaged.
 func (tx *Tx) Images() ([]ami.Image, error) { return many[ami.Image](tx, "images", "TRUE") }
 
 // DeleteImage deletes an image's record.
@@ -110,7 +112,9 @@ func (tx *Tx) VolumesOf(id ami.InstanceID) ([]ami.Volume, error) {
 }
 
 // DeleteVolume deletes a volume's record.
-func (tx *Tx) DeleteVolume(id ami.VolumeID) error { return remove(tx, "volumes", "id = ?", string(id)) }
+func (tx *Tx) DeleteVolume(id ami.VolumeID) error {
+	return errors.Join(remove(tx, "volumes", "id = ?", string(id)), tx.putGone(string(id)))
+}
 
 // PutInstance writes an instance.
 func (tx *Tx) PutInstance(i ami.Instance) error {
@@ -130,7 +134,7 @@ func (tx *Tx) Instances() ([]ami.Instance, error) {
 
 // DeleteInstance deletes an instance's record.
 func (tx *Tx) DeleteInstance(id ami.InstanceID) error {
-	return remove(tx, "instances", "id = ?", string(id))
+	return errors.Join(remove(tx, "instances", "id = ?", string(id)), tx.putGone(string(id)))
 }
 
 // PutKeyPair writes a key pair. It returns ErrExists when another one of the

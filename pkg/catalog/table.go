@@ -42,8 +42,8 @@ func put(tx *Tx, table string, doc any, cols []string, vals ...any) error {
 // one reads the document of the row that where selects.
 func one[T any](tx *Tx, table, where string, args ...any) (T, error) {
 	var doc T
-	var text string
-	err := tx.conn.QueryRowContext(tx.ctx, "SELECT doc FROM "+table+" WHERE "+where, args...).Scan(&text)
+	var id, text string
+	err := tx.conn.QueryRowContext(tx.ctx, "SELECT id, doc FROM "+table+" WHERE "+where, args...).Scan(&id, &text)
 	if errors.Is(err, sql.ErrNoRows) {
 		return doc, fmt.Errorf("%w in %s: %v", ErrNotFound, table, args)
 	}
@@ -51,30 +51,58 @@ func one[T any](tx *Tx, table, where string, args ...any) (T, error) {
 		return doc, fmt.Errorf("reading %s: %w", table, err)
 	}
 	if err := json.Unmarshal([]byte(text), &doc); err != nil {
-		return doc, fmt.Errorf("decoding a record of %s: %w", table, err)
+		return doc, fmt.Errorf("%w: %s in %s: %w", ErrDamaged, id, table, err)
 	}
 	return doc, nil
 }
 
-// many reads the documents of the rows that where selects, oldest first.
+// many reads the documents of the rows that where selects, oldest first. Those
+// that cannot be decoded are left out, and the error beside the others is an
+// ErrDamaged for each.
 func many[T any](tx *Tx, table, where string, args ...any) (docs []T, err error) {
-	rows, err := tx.conn.QueryContext(tx.ctx, "SELECT doc FROM "+table+" WHERE "+where+" ORDER BY created, id", args...)
+	rows, err := tx.conn.QueryContext(tx.ctx, "SELECT id, doc FROM "+table+" WHERE "+where+" ORDER BY created, id", args...)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", table, err)
 	}
 	defer rows.Close()
+	var damaged []error
 	for rows.Next() {
-		var text string
-		if err := rows.Scan(&text); err != nil {
+		var id, text string
+		if err := rows.Scan(&id, &text); err != nil {
 			return nil, fmt.Errorf("reading %s: %w", table, err)
 		}
 		var doc T
 		if err := json.Unmarshal([]byte(text), &doc); err != nil {
-			return nil, fmt.Errorf("decoding a record of %s: %w", table, err)
+			damaged = append(damaged, fmt.Errorf("%w: %s in %s: %w", ErrDamaged, id, table, err))
+			continue
 		}
 		docs = append(docs, doc)
 	}
-	return docs, rows.Err()
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", table, err)
+	}
+	return docs, errors.Join(damaged...)
+}
+
+// Verify reads every record, and returns an ErrDamaged for each that cannot be
+// read.
+func (tx *Tx) Verify() (damage []error, err error) {
+	var errs [6]error
+	_, errs[0] = tx.Images()
+	_, errs[1] = tx.Snapshots()
+	_, errs[2] = tx.Volumes()
+	_, errs[3] = tx.Instances()
+	_, errs[4] = tx.KeyPairs()
+	_, errs[5] = tx.Leases()
+	for _, err := range errs {
+		if err != nil && !errors.Is(err, ErrDamaged) {
+			return nil, err
+		}
+		if joined, ok := err.(interface{ Unwrap() []error }); ok { // what many returned
+			damage = append(damage, joined.Unwrap()...)
+		}
+	}
+	return damage, nil
 }
 
 // remove deletes the rows that where selects. None is no error.

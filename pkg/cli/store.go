@@ -96,8 +96,8 @@ func verifyDoc(all []region.VerifyResult) any {
 func (a *app) storeVerify() *cobra.Command {
 	return &cobra.Command{
 		Use: "verify", Short: "Read every layer and compare it with its name", Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions,
-		Long: `Read every layer and compare it with its name, which is its SHA-256. The exit
-status is 1 when one is damaged or missing.`,
+		Long: `Read every layer and compare it with its name, which is its SHA-256, and read
+every record. The exit status is 1 when one is damaged or missing.`,
 		Example: "  kami store verify",
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.with(c.Context(), func(r *region.Region) error {
@@ -113,7 +113,12 @@ status is 1 when one is damaged or missing.`,
 				}
 				type col = output.Column[region.VerifyResult]
 				err = output.List(a.printer(), verifyDoc(all), all, func(v region.VerifyResult) string { return v.Layer.Hex() }, []col{
-					{Title: "LAYER", Text: func(v region.VerifyResult) string { return v.Layer.Short() }},
+					{Title: "LAYER", Text: func(v region.VerifyResult) string {
+						if v.Layer == "" {
+							return "-"
+						}
+						return v.Layer.Short()
+					}},
 					{Title: "RESULT", Text: func(v region.VerifyResult) string {
 						if v.OK {
 							return "ok"

@@ -10,6 +10,8 @@ import (
 
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
+
+	"github.com/kamivm/kami/pkg/internal/durable"
 )
 
 // Seed is what a NoCloud data source offers a guest.
@@ -58,8 +60,8 @@ func WriteSeed(path string, seed Seed) (err error) {
 	if err := fs.Finalize(iso9660.FinalizeOptions{RockRidge: true, VolumeIdentifier: "cidata"}); err != nil {
 		return fmt.Errorf("making seed: %w", err)
 	}
-	if err := f.Sync(); err != nil {
+	if err := durable.Rename(iso, path); err != nil {
 		return fmt.Errorf("making seed: %w", err)
 	}
-	return os.Rename(iso, path)
+	return nil
 }

@@ -19,6 +19,7 @@ var (
 	ErrUnreachable = errors.New("hypervisor cannot be reached")
 	ErrNoFirmware  = errors.New("no firmware for this boot mode")
 	ErrNotRunning  = errors.New("guest is not running")
+	ErrNoAgent     = errors.New("guest has no agent")
 )
 
 // State is what the hypervisor says of a guest.
@@ -94,9 +95,11 @@ type Backup struct {
 	// Next is the dirty bitmap that, in each of the disks, records writes from
 	// the instant of the view on; "" for none.
 	Next string
-	// Dir is a folder that the guest's process can make files in: a socket,
-	// and copies of what the guest overwrites while the view is open.
-	Dir string
+	// SocketDir and CopiesDir are folders that the guest's process can make
+	// files in. The first has a path that is short enough for a socket; the
+	// second has room for copies of what the guest overwrites while the view is
+	// open.
+	SocketDir, CopiesDir string
 }
 
 // BackupDisk names one disk of a backup by the path of its file, which may
@@ -112,7 +115,9 @@ const BitmapPrefix = "kami-"
 type View interface {
 	// Disk returns the view of the disk with that path.
 	Disk(path string) (DiskView, error)
-	// Close ends the backup and removes what it needed. Idempotent.
+	// Close ends the backup and removes what it needed; what is being read
+	// fails. It says when the guest had run out of room for its copies and had
+	// to be resumed. Idempotent.
 	Close() error
 }
 
@@ -133,9 +138,11 @@ type DiskView interface {
 // Freezer quiesces the guest's filesystems through the guest agent.
 type Freezer interface {
 	// Freeze flushes and freezes all filesystems; it returns how many. It
-	// fails soon when no agent answers.
+	// fails soon when no agent answers. After any error but ErrNoAgent, for
+	// which nothing was asked of the guest, it may still freeze later.
 	Freeze(ctx context.Context, id ami.InstanceID, limit time.Duration) (int, error)
-	// Thaw undoes Freeze. Idempotent.
+	// Thaw undoes Freeze, and returns nil when the agent has said so.
+	// Idempotent.
 	Thaw(ctx context.Context, id ami.InstanceID) error
 }
 

@@ -71,10 +71,11 @@ func (r *Region) CreateImage(ctx context.Context, in CreateImageInput) (ami.Imag
 // imageOf fills the snapshots of an instance's volumes and records the image.
 // The caller holds the locks of both.
 func (r *Region) imageOf(ctx context.Context, inst ami.Instance, image ami.Image, vols []ami.Volume, snaps []ami.Snapshot, in CreateImageInput) (ami.Image, error) {
-	vols, err := r.reload(ctx, vols)
+	vols, err := r.reload(ctx, inst, vols)
 	if err != nil {
 		return ami.Image{}, err
 	}
+	image.BlockDeviceMappings = addedDevices(inst, in.BlockDeviceMappings) // whose snapshots are in use from now on
 	j, err := r.beginImage(ctx, image, snaps)
 	if err != nil {
 		return ami.Image{}, err
@@ -101,15 +102,15 @@ func (r *Region) imageOf(ctx context.Context, inst ami.Instance, image ami.Image
 	image.State, image.Consistency = ami.ImageAvailable, snaps[0].Consistency
 	image.BlockDeviceMappings = imageMapping(inst, vols, snaps, in.BlockDeviceMappings)
 	err = j.commit(ctx, func(tx *catalog.Tx) error {
-		for _, s := range snaps {
-			if err := tx.PutSnapshot(s); err != nil {
+		for i := range snaps {
+			if err := finishSnapshot(tx, &snaps[i]); err != nil {
 				return err
 			}
 		}
-		if err := putTracked(tx, tracked); err != nil {
+		if err := putTracked(tx, tracked, snaps); err != nil {
 			return err
 		}
-		return tx.PutImage(image)
+		return finishImage(tx, &image)
 	})
 	return image, storeError(err, "The image %s cannot be recorded.", image.ImageID)
 }
@@ -134,7 +135,7 @@ func (r *Region) imagedVolumes(ctx context.Context, inst ami.Instance, over []am
 		if o >= 0 {
 			m := over[o]
 			switch {
-			case m.NoDevice != nil && bd.DeviceName == inst.RootDeviceName:
+			case m.NoDevice != nil && sameDevice(bd.DeviceName, inst.RootDeviceName):
 				return nil, ami.Errorf(ami.CodeInvalidBlockDeviceMapping, "The root device %s cannot be left out of an image.", bd.DeviceName)
 			case m.NoDevice != nil:
 				continue
@@ -164,17 +165,20 @@ func (r *Region) imagedVolumes(ctx context.Context, inst ami.Instance, over []am
 
 // overOf finds the entry of over that is about a device, or -1.
 func overOf(over []ami.BlockDeviceMapping, device string) int {
-	return slices.IndexFunc(over, func(m ami.BlockDeviceMapping) bool { return ami.DeviceKey(m.DeviceName) == ami.DeviceKey(device) })
+	return slices.IndexFunc(over, func(m ami.BlockDeviceMapping) bool { return sameDevice(m.DeviceName, device) })
 }
+
+// sameDevice says whether two names are of one device, as /dev/sda1 and sda1 are.
+func sameDevice(a, b string) bool { return ami.DeviceKey(a) == ami.DeviceKey(b) }
 
 func hasDevice(inst ami.Instance, device string) bool {
 	return slices.ContainsFunc(inst.BlockDeviceMappings, func(bd ami.InstanceBlockDevice) bool {
-		return ami.DeviceKey(bd.DeviceName) == ami.DeviceKey(device)
+		return sameDevice(bd.DeviceName, device)
 	})
 }
 
 func rootFirst(inst ami.Instance, v ami.Volume) int {
-	if len(v.Attachments) > 0 && ami.DeviceKey(v.Attachments[0].Device) == ami.DeviceKey(inst.RootDeviceName) {
+	if len(v.Attachments) > 0 && sameDevice(v.Attachments[0].Device, inst.RootDeviceName) {
 		return 0
 	}
 	return 1
@@ -197,7 +201,7 @@ func imageMapping(inst ami.Instance, vols []ami.Volume, snaps []ami.Snapshot, ov
 		if i < 0 {
 			continue
 		}
-		size, del := vols[i].Size, bd.Ebs.DeleteOnTermination
+		size, del := max(vols[i].Size, snaps[i].VolumeSize), bd.Ebs.DeleteOnTermination
 		if o >= 0 && over[o].Ebs != nil && over[o].Ebs.DeleteOnTermination != nil {
 			del = *over[o].Ebs.DeleteOnTermination
 		}
@@ -205,6 +209,11 @@ func imageMapping(inst ami.Instance, vols []ami.Volume, snaps []ami.Snapshot, ov
 			SnapshotID: snaps[i].SnapshotID, VolumeSize: &size, DeleteOnTermination: &del, VolumeType: vols[i].VolumeType,
 		}})
 	}
+	return append(out, addedDevices(inst, over)...)
+}
+
+// addedDevices is what over adds to an instance's devices.
+func addedDevices(inst ami.Instance, over []ami.BlockDeviceMapping) (out []ami.BlockDeviceMapping) {
 	for _, m := range over {
 		if !hasDevice(inst, m.DeviceName) && m.NoDevice == nil {
 			out = append(out, m)
@@ -250,12 +259,16 @@ func (r *Region) lockVolumes(ctx context.Context, vols []ami.Volume) (unlock fun
 	return unlock, nil
 }
 
-// reload reads records again that were read before their lock was held.
-func (r *Region) reload(ctx context.Context, vols []ami.Volume) ([]ami.Volume, error) {
+// reload reads records again that were read before their lock was held; the
+// instance must have their volumes still.
+func (r *Region) reload(ctx context.Context, inst ami.Instance, vols []ami.Volume) ([]ami.Volume, error) {
 	out := make([]ami.Volume, len(vols))
 	for i, v := range vols {
 		var err error
 		if out[i], err = r.volume(ctx, v.VolumeID); err != nil {
+			return nil, err
+		}
+		if err := checkAttached(out[i], inst.InstanceID); err != nil {
 			return nil, err
 		}
 	}

@@ -59,6 +59,21 @@ func checkFilters[T any](filters []Filter, match func(T, string, []string) (bool
 	return errors.Join(errs...)
 }
 
+// legible takes from what the reading of several records came to the damage to
+// some of them, of which it tells once: the others are as good as ever.
+func (r *Region) legible(err error) error {
+	if !errors.Is(err, catalog.ErrDamaged) {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if text := err.Error(); !r.damage[text] {
+		r.damage[text] = true
+		r.progress.Note("%s; the rest goes on without it", text)
+	}
+	return nil
+}
+
 // DescribeImages returns the caller's images, oldest first.
 func (r *Region) DescribeImages(ctx context.Context, in DescribeInput) ([]ami.Image, error) {
 	for _, id := range in.IDs {
@@ -72,7 +87,7 @@ func (r *Region) DescribeImages(ctx context.Context, in DescribeInput) ([]ami.Im
 	var all []ami.Image
 	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
 		all, err = tx.Images()
-		return err
+		return r.legible(err)
 	})
 	if err != nil {
 		return nil, storeError(err, "The images cannot be read.")
@@ -153,7 +168,7 @@ func (r *Region) DescribeSnapshots(ctx context.Context, in DescribeInput) ([]ami
 	var all []ami.Snapshot
 	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
 		all, err = tx.Snapshots()
-		return err
+		return r.legible(err)
 	})
 	if err != nil {
 		return nil, storeError(err, "The snapshots cannot be read.")
@@ -214,7 +229,7 @@ func (r *Region) DescribeVolumes(ctx context.Context, in DescribeInput) ([]ami.V
 	var all []ami.Volume
 	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
 		all, err = tx.Volumes()
-		return err
+		return r.legible(err)
 	})
 	if err != nil {
 		return nil, storeError(err, "The volumes cannot be read.")

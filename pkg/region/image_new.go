@@ -78,6 +78,9 @@ func (r *Region) beginImage(ctx context.Context, image ami.Image, snaps []ami.Sn
 		ids = append(ids, string(s.SnapshotID))
 	}
 	j, err := r.begin(ctx, func(tx *catalog.Tx) error {
+		if err := checkMapped(tx, image.BlockDeviceMappings); err != nil {
+			return err
+		}
 		for _, s := range snaps {
 			if err := tx.PutSnapshot(s); err != nil {
 				return err
@@ -110,6 +113,8 @@ func (r *Region) fill(ctx context.Context, snap ami.Snapshot, src qcow2.Source, 
 	durable.Step("snapshot.layer")
 	snap.State, snap.Progress = ami.SnapshotCompleted, "100%"
 	snap.Layer, snap.ContentDigest, snap.LayerBytes = layer.Digest, layer.Content, layer.FileSize
+	// As large as the disk is, which may have grown without its record.
+	snap.SizeBytes, snap.VolumeSize = src.Size(), max(snap.VolumeSize, gibCeil(src.Size()))
 	snap.Consistency = consistency
 	return snap, nil
 }
@@ -147,10 +152,10 @@ func (r *Region) adopt(ctx context.Context, image ami.Image, src qcow2.Source, d
 		},
 	}}
 	err = j.commit(ctx, func(tx *catalog.Tx) error {
-		if err := tx.PutSnapshot(snap); err != nil {
+		if err := finishSnapshot(tx, &snap); err != nil {
 			return err
 		}
-		return tx.PutImage(image)
+		return finishImage(tx, &image)
 	})
 	return image, storeError(err, "The image %s cannot be recorded.", image.ImageID)
 }

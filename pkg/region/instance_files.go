@@ -73,23 +73,40 @@ func (r *Region) whileLocked(ctx context.Context, id ami.InstanceID, fn func(now
 	return fn(now)
 }
 
-// guestScratch makes a work folder in which the hypervisor's user can make
-// sockets and files. Socket paths are short by law, so it is not in the region.
-func (r *Region) guestScratch(ami.InstanceID) (*durable.Scratch, error) {
+// guestScratch makes two work folders in which the guest's process can make
+// files: one for a socket, whose path is short by law, and one in the region,
+// where there is room for copies of what the guest writes meanwhile.
+func (r *Region) guestScratch(inst ami.Instance) (socket, copies *durable.Scratch, err error) {
 	dir, err := runDir()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if _, err := durable.SweepScratch(dir); err != nil {
-		return nil, storeError(err, "The work folder %s cannot be swept.", dir)
+		return nil, nil, storeError(err, "The work folder %s cannot be swept.", dir)
 	}
-	s, err := durable.NewScratch(dir, "b")
+	if socket, err = guestWritable(dir, "b", inst); err != nil {
+		return nil, nil, err
+	}
+	if copies, err = guestWritable(r.path("tmp"), "copies", inst); err != nil {
+		socket.Close()
+		return nil, nil, err
+	}
+	return socket, copies, nil
+}
+
+// guestWritable makes a work folder in dir that the guest's process can make
+// files in. Where that runs as another user, others could too if they knew the
+// name; what is there they can neither list nor remove nor replace.
+func guestWritable(dir, label string, inst ami.Instance) (*durable.Scratch, error) {
+	s, err := durable.NewScratch(dir, label)
 	if err != nil {
 		return nil, storeError(err, "No work folder can be made.")
 	}
-	// The guest's process may run as another user; the name is not guessable
-	// and the folder is gone in seconds.
-	if err := os.Chmod(s.Dir(), 0o733); err != nil {
+	mode := os.ModeSticky | 0o733
+	if inst.Connect == libvirt.Session {
+		mode = 0o700
+	}
+	if err := os.Chmod(s.Dir(), mode); err != nil {
 		s.Close()
 		return nil, storeError(err, "No work folder can be made.")
 	}

@@ -29,7 +29,7 @@ func (r *Region) DescribeInstances(ctx context.Context, in DescribeInput) ([]ami
 	var all []ami.Instance
 	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
 		all, err = tx.Instances()
-		return err
+		return r.legible(err)
 	})
 	if err != nil {
 		return nil, storeError(err, "The instances cannot be read.")
@@ -122,6 +122,13 @@ func (r *Region) noticeOff(ctx context.Context, inst ami.Instance) ami.Instance 
 	}
 	if off, err := r.isOff(ctx, inst); err != nil || !off {
 		keep = lock.interrupted
+		return inst
+	}
+	if held, err := r.guestHolds(inst); err != nil || held {
+		keep = lock.interrupted
+		inst.StateReason = &ami.StateReason{
+			Code: "Server.InternalError", Message: "Last known state: a process has its disks open that " + inst.Connect + " knows nothing of",
+		}
 		return inst
 	}
 	inst.StateReason = &ami.StateReason{
@@ -292,8 +299,11 @@ func (r *Region) TerminateInstances(ctx context.Context, ids []ami.InstanceID, d
 			continue
 		}
 		err := r.whileLocked(ctx, inst.InstanceID, func(now ami.Instance) error {
-			if now.State.Name == ami.InstanceTerminated { // another command was quicker
+			switch now.State.Name {
+			case ami.InstanceTerminated: // another command was quicker
 				return nil
+			case ami.InstancePending:
+				return incorrectState(now, "terminated", "running or stopped: it is just being launched")
 			}
 			return r.terminate(ctx, now, false)
 		})
@@ -317,6 +327,16 @@ func (r *Region) terminate(ctx context.Context, inst ami.Instance, force bool) e
 		if _, err := r.powerOff(ctx, inst, terminateLimit, force || !keeps); err != nil {
 			return err
 		}
+	}
+	if held, err := r.guestHolds(inst); err == nil && held { // also one whose record says stopped
+		if driver, derr := r.driver(ctx, inst.Connect); derr == nil {
+			if err := driver.Destroy(ctx, inst.InstanceID); err != nil {
+				return storeError(err, "The guest of %s cannot be stopped.", inst.InstanceID)
+			}
+		}
+	}
+	if err := r.checkNotHeld(ctx, inst, "terminated"); err != nil {
+		return err
 	}
 	var drop []ami.VolumeID
 	reason := userShutdown()
@@ -354,9 +374,7 @@ func (r *Region) terminate(ctx context.Context, inst ami.Instance, force bool) e
 		return storeError(err, "The instance %s cannot be recorded.", inst.InstanceID)
 	}
 	errs := []error{removeAll(r.instanceDir(inst.InstanceID)), r.removeAgentSocket(inst)}
-	for _, id := range drop {
-		errs = append(errs, r.layers.RemoveHead(id), r.removeLock(string(id)))
-	}
+	errs = append(errs, r.removeFiles(context.WithoutCancel(ctx), "", drop...))
 	return storeError(errors.Join(errs...), "What %s leaves behind cannot be removed.", inst.InstanceID)
 }
 

@@ -121,7 +121,7 @@ func (r *Region) sweep(ctx context.Context) error {
 	var leases []catalog.Lease
 	if err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
 		leases, err = tx.Leases()
-		return err
+		return r.legible(err)
 	}); err != nil {
 		return err
 	}
@@ -133,25 +133,40 @@ func (r *Region) sweep(ctx context.Context) error {
 		if !free {
 			continue // its process is alive
 		}
-		err = r.undo(ctx, lease.ID)
+		left, err := r.isLeft(ctx, lease.ID)
+		if left {
+			err = r.undo(ctx, lease.ID)
+		}
 		os.Remove(r.lockPath(lease.ID))
 		lock.Unlock()
-		if err != nil {
+		switch {
+		case err != nil:
 			r.progress.Note("%s was left half done and cannot be undone yet: %v", lease.ID, err)
-			continue
+		case left && !strings.HasPrefix(lease.ID, catalog.GonePrefix): // whose delete was done
+			r.progress.Note("%s was left half done by an interrupted command; it has been undone.", lease.ID)
 		}
-		r.progress.Note("%s was left half done by an interrupted command; it has been undone.", lease.ID)
 	}
-	if err := r.sweepFiles(ctx); err != nil { // no command fails for that
+	if err := r.legible(r.sweepFiles(ctx)); err != nil { // no command fails for that
 		r.progress.Note("what an interrupted command left cannot be removed yet: %v", err)
 	}
+	r.sweepFrozen(ctx)
 	if err := r.purge(ctx); err != nil {
-		return err
+		r.progress.Note("what is long past cannot be forgotten yet: %v", err)
 	}
 	if err := r.layers.Sweep(); err != nil { // what it started may still be ending
 		r.progress.Note("what an interrupted command left cannot be removed yet: %v", err)
 	}
 	return nil
+}
+
+// isLeft says whether there is still a lease whose lock we hold by now: its
+// process may have come to its end before that.
+func (r *Region) isLeft(ctx context.Context, id string) (left bool, err error) {
+	err = r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
+		left, err = tx.HasLease(id)
+		return err
+	})
+	return left, err
 }
 
 // undo removes a pending object and its lease. An object that is finished, or
@@ -167,6 +182,8 @@ func (r *Region) undo(ctx context.Context, id string) error {
 		err = r.undoVolume(ctx, ami.VolumeID(id))
 	case "i":
 		err = r.undoInstance(ctx, ami.InstanceID(id))
+	case "gone":
+		err = r.sweepGone(ctx, strings.TrimPrefix(id, catalog.GonePrefix))
 	case "build":
 		err = r.undoBuilder(ctx, ami.InstanceID(strings.TrimPrefix(id, builderPrefix)))
 	}
@@ -262,9 +279,9 @@ func (r *Region) forgetInstance(ctx context.Context, inst ami.Instance, vols []a
 	if err != nil {
 		return err
 	}
-	errs := []error{os.RemoveAll(r.instanceDir(inst.InstanceID))}
-	for _, v := range vols {
-		errs = append(errs, r.layers.RemoveHead(v.VolumeID))
+	ids := make([]ami.VolumeID, len(vols))
+	for i, v := range vols {
+		ids[i] = v.VolumeID
 	}
-	return errors.Join(errs...)
+	return r.removeFiles(ctx, inst.InstanceID, ids...)
 }

@@ -33,7 +33,7 @@ func (r *Region) DescribeKeyPairs(ctx context.Context, in DescribeInput) ([]ami.
 	var all []ami.KeyPair
 	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
 		all, err = tx.KeyPairs()
-		return err
+		return r.legible(err)
 	})
 	if err != nil {
 		return nil, storeError(err, "The key pairs cannot be read.")

@@ -129,6 +129,9 @@ func freePort(ctx context.Context) (int, error) {
 // power starts a stopped instance and records that it runs. Its ephemeral disks
 // are blank again.
 func (r *Region) power(ctx context.Context, inst ami.Instance) error {
+	if err := r.checkNotHeld(ctx, inst, "started"); err != nil {
+		return err
+	}
 	for _, bd := range inst.BlockDeviceMappings {
 		if bd.Virtual == "" {
 			continue

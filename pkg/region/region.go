@@ -56,6 +56,7 @@ type Region struct {
 
 	mu      sync.Mutex
 	drivers map[string]hypervisor.Driver // by address as asked for
+	damage  map[string]bool              // what has been said of damaged records
 }
 
 var regionName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
@@ -92,7 +93,7 @@ func Open(ctx context.Context, opts Options) (*Region, error) {
 	}
 	r := &Region{
 		opts: opts, dir: dir, account: opts.Account, progress: opts.Progress, stall: stallLimit,
-		drivers: map[string]hypervisor.Driver{},
+		drivers: map[string]hypervisor.Driver{}, damage: map[string]bool{},
 	}
 	var err error
 	if r.layers, err = snapshot.Open(dir); err != nil {

@@ -2,7 +2,7 @@ package region
 
 import (
 	"context"
-	"slices"
+	"os"
 	"time"
 
 	"github.com/kamivm/kami/pkg/ami"
@@ -78,9 +78,9 @@ func (r *Region) ReplaceRootVolume(ctx context.Context, in ReplaceRootInput) (Re
 
 // rootSnapshot finds what the new root is made of.
 func (r *Region) rootSnapshot(ctx context.Context, inst ami.Instance, in ReplaceRootInput) (ami.Snapshot, error) {
-	root := slices.IndexFunc(inst.BlockDeviceMappings, func(bd ami.InstanceBlockDevice) bool { return bd.DeviceName == inst.RootDeviceName })
-	if root < 0 {
-		return ami.Snapshot{}, ami.Errorf(ami.CodeIncorrectState, "The instance '%s' has no root volume.", inst.InstanceID)
+	root, err := rootOf(inst)
+	if err != nil {
+		return ami.Snapshot{}, err
 	}
 	id := in.SnapshotID
 	switch {
@@ -92,36 +92,52 @@ func (r *Region) rootSnapshot(ctx context.Context, inst ami.Instance, in Replace
 			return ami.Snapshot{}, err
 		}
 		for _, m := range image.BlockDeviceMappings {
-			if m.DeviceName == image.RootDeviceName && m.Ebs != nil {
+			if sameDevice(m.DeviceName, image.RootDeviceName) && m.Ebs != nil {
 				id = m.Ebs.SnapshotID
 			}
 		}
 	case id == "":
-		v, err := r.volumeRecord(ctx, inst.BlockDeviceMappings[root].Ebs.VolumeID)
+		v, err := r.volumeRecord(ctx, root.Ebs.VolumeID)
 		if err != nil {
 			return ami.Snapshot{}, err
 		}
 		id = v.SnapshotID
 	}
 	snap, err := r.snapshot(ctx, id)
-	if err == nil && snap.State != ami.SnapshotCompleted {
-		err = ami.Errorf(ami.CodeIncorrectState, "The snapshot %s is %s, not completed.", id, snap.State)
+	if err == nil {
+		err = checkCompleted(snap)
 	}
 	return snap, err
 }
 
+// rootOf is the root among an instance's devices, in place.
+func rootOf(inst ami.Instance) (*ami.InstanceBlockDevice, error) {
+	for i, bd := range inst.BlockDeviceMappings {
+		if sameDevice(bd.DeviceName, inst.RootDeviceName) {
+			return &inst.BlockDeviceMappings[i], nil
+		}
+	}
+	return nil, ami.Errorf(ami.CodeIncorrectState, "The instance '%s' has no root volume.", inst.InstanceID)
+}
+
 // swapRoot makes the new root and gives it the old one's place, in one commit.
 func (r *Region) swapRoot(ctx context.Context, inst ami.Instance, snap ami.Snapshot, drop bool) (fresh, old ami.VolumeID, err error) {
-	root := slices.IndexFunc(inst.BlockDeviceMappings, func(bd ami.InstanceBlockDevice) bool { return bd.DeviceName == inst.RootDeviceName })
-	was, err := r.volumeRecord(ctx, inst.BlockDeviceMappings[root].Ebs.VolumeID)
+	root, err := rootOf(inst)
 	if err != nil {
 		return "", "", err
 	}
-	unlock, err := r.lockVolumes(ctx, []ami.Volume{was})
+	unlock, err := r.lockVolumes(ctx, []ami.Volume{{VolumeID: root.Ebs.VolumeID}})
 	if err != nil {
 		return "", "", err
 	}
 	defer unlock()
+	was, err := r.volumeRecord(ctx, root.Ebs.VolumeID)
+	if err == nil {
+		err = checkAttached(was, inst.InstanceID)
+	}
+	if err != nil {
+		return "", "", err
+	}
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	v := ami.Volume{
 		VolumeID: ami.NewVolumeID(), OwnerID: r.account, VolumeType: was.VolumeType, State: ami.VolumeCreating, CreateTime: now,
@@ -130,7 +146,7 @@ func (r *Region) swapRoot(ctx context.Context, inst ami.Instance, snap ami.Snaps
 		Size: max(snap.VolumeSize, was.Size), SizeBytes: max(snap.SizeBytes, was.SizeBytes), Tags: was.Tags,
 	}
 	r.track(&v)
-	j, err := r.begin(ctx, func(tx *catalog.Tx) error { return tx.PutVolume(v) }, string(v.VolumeID))
+	j, err := r.begin(ctx, func(tx *catalog.Tx) error { return beginVolume(tx, v) }, string(v.VolumeID))
 	if err != nil {
 		return "", "", err
 	}
@@ -144,17 +160,24 @@ func (r *Region) swapRoot(ctx context.Context, inst ami.Instance, snap ami.Snaps
 		if err != nil {
 			return err
 		}
-		at := ami.VolumeAttachment{VolumeID: v.VolumeID, InstanceID: inst.InstanceID, Device: inst.RootDeviceName, State: "attached", DeleteOnTermination: true, AttachTime: now}
-		if len(was.Attachments) > 0 {
-			at.DeleteOnTermination = was.Attachments[0].DeleteOnTermination
+		root, err := rootOf(record)
+		if err != nil {
+			return err
 		}
+		if was, err = tx.Volume(was.VolumeID); err != nil {
+			return err
+		}
+		if err := checkAttached(was, inst.InstanceID); err != nil {
+			return err
+		}
+		at := was.Attachments[0]
+		at.VolumeID, at.AttachTime = v.VolumeID, now
 		v.Attachments, v.State = []ami.VolumeAttachment{at}, ami.VolumeInUse
-		record.BlockDeviceMappings = slices.Clone(record.BlockDeviceMappings)
-		record.BlockDeviceMappings[root].Ebs = ami.InstanceBlockEBS{VolumeID: v.VolumeID, DeleteOnTermination: at.DeleteOnTermination, AttachTime: now, Status: "attached"}
+		root.Ebs = ami.InstanceBlockEBS{VolumeID: v.VolumeID, DeleteOnTermination: at.DeleteOnTermination, AttachTime: now, Status: "attached"}
 		if err := tx.PutInstance(record); err != nil {
 			return err
 		}
-		if err := tx.PutVolume(v); err != nil {
+		if err := finishVolume(tx, &v); err != nil {
 			return err
 		}
 		if drop {
@@ -167,7 +190,8 @@ func (r *Region) swapRoot(ctx context.Context, inst ami.Instance, snap ami.Snaps
 		return "", "", err
 	}
 	if drop {
-		err = r.layers.RemoveHead(was.VolumeID)
+		err = r.removeFiles(context.WithoutCancel(ctx), "", was.VolumeID)
+		os.Remove(r.lockPath(string(was.VolumeID))) // held by us, and nobody will ask for it again
 	}
 	return v.VolumeID, was.VolumeID, err
 }

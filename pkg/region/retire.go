@@ -33,7 +33,8 @@ func (r *Region) RegisterImage(ctx context.Context, in RegisterImageInput) (ami.
 		if m.Ebs == nil || m.Ebs.SnapshotID == "" {
 			continue
 		}
-		root = root || m.DeviceName == image.RootDeviceName
+		isRoot := sameDevice(m.DeviceName, image.RootDeviceName)
+		root = root || isRoot
 		snap, err := r.ownSnapshot(ctx, m.Ebs.SnapshotID)
 		if err != nil {
 			return ami.Image{}, err
@@ -43,11 +44,10 @@ func (r *Region) RegisterImage(ctx context.Context, in RegisterImageInput) (ami.
 			ebs.VolumeSize = &snap.VolumeSize
 		}
 		if ebs.DeleteOnTermination == nil {
-			del := m.DeviceName == image.RootDeviceName
-			ebs.DeleteOnTermination = &del
+			ebs.DeleteOnTermination = &isRoot
 		}
 		image.BlockDeviceMappings[i].Ebs = &ebs
-		if m.DeviceName == image.RootDeviceName {
+		if isRoot {
 			image.Consistency = snap.Consistency
 		}
 	}
@@ -61,7 +61,12 @@ func (r *Region) RegisterImage(ctx context.Context, in RegisterImageInput) (ami.
 	if in.DryRun {
 		return ami.Image{}, dryRun("register the image %q", in.Name)
 	}
-	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error { return tx.PutImage(image) })
+	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		if err := checkMapped(tx, image.BlockDeviceMappings); err != nil {
+			return err
+		}
+		return tx.PutImage(image)
+	})
 	if errors.Is(err, catalog.ErrExists) {
 		return ami.Image{}, duplicateName(in.Name, "")
 	}
@@ -83,14 +88,16 @@ func (r *Region) DeregisterImage(ctx context.Context, id ami.ImageID, deleteSnap
 	}
 	err = r.catalog.Update(ctx, func(tx *catalog.Tx) error {
 		all, err := tx.Instances()
-		if err != nil {
+		used := errors.Is(err, catalog.ErrDamaged) // by what cannot be read, perhaps
+		if err = r.legible(err); err != nil {
 			return err
 		}
 		for _, inst := range all {
-			if inst.ImageID == id && inst.State.Name != ami.InstanceTerminated {
-				image.State = ami.ImageDeregistered // a tombstone for its instances
-				return tx.PutImage(image)
-			}
+			used = used || inst.ImageID == id && inst.State.Name != ami.InstanceTerminated
+		}
+		if used {
+			image.State = ami.ImageDeregistered // a tombstone for its instances
+			return tx.PutImage(image)
 		}
 		return tx.DeleteImage(id)
 	})

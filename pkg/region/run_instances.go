@@ -29,6 +29,10 @@ const TagDefaultUser = "kami:default-user"
 // a device; and hosts without KVM have few cores to spare.
 const emulatedCPUs = 1
 
+// maxCount is how many instances one launch makes at most, as many as one host
+// is ever asked for on purpose.
+const maxCount = 100
+
 // RunInstances launches instances of an image: all of them or none.
 func (r *Region) RunInstances(ctx context.Context, in RunInstancesInput) (ami.Reservation, error) {
 	image, err := r.ResolveImage(ctx, in.Image, in.Latest)
@@ -58,7 +62,7 @@ func (r *Region) RunInstances(ctx context.Context, in RunInstancesInput) (ami.Re
 		return ami.Reservation{}, err
 	}
 	if in.DryRun {
-		return ami.Reservation{}, dryRun("launch %d of %s (%s)", in.Count, image.ImageID, image.Name)
+		return ami.Reservation{}, dryRun("launch %d of %s (%s)", max(in.Count, 1), image.ImageID, image.Name)
 	}
 	proto.Driver, proto.Connect, proto.Accel = driver.Name(), driver.URI(), string(accel)
 	res := ami.Reservation{ReservationID: ami.NewReservationID(), OwnerID: r.account}
@@ -85,8 +89,8 @@ func (r *Region) plan(ctx context.Context, image ami.Image, in RunInstancesInput
 	if image.State != ami.ImageAvailable {
 		return fail(ami.Errorf(ami.CodeInvalidAMIIDUnavailable, "The image id '[%s]' is %s, not available.", image.ImageID, image.State))
 	}
-	if in.Count < 0 {
-		return fail(ami.Errorf(ami.CodeInvalidParameterValue, "The count %d is less than 1.", in.Count))
+	if in.Count < 0 || in.Count > maxCount {
+		return fail(ami.Errorf(ami.CodeInvalidParameterValue, "The count %d is not from 1 to %d.", in.Count, maxCount))
 	}
 	if len(in.UserData) > MaxUserData {
 		return fail(ami.Errorf(ami.CodeInvalidParameterValue, "The user data has %d bytes; at most %d are allowed.", len(in.UserData), MaxUserData).
@@ -130,8 +134,12 @@ func (r *Region) plan(ctx context.Context, image ami.Image, in RunInstancesInput
 		return fail(err)
 	}
 	shutdown := in.ShutdownBehavior
-	if shutdown == "" {
+	switch shutdown {
+	case "":
 		shutdown = ami.ShutdownStop
+	case ami.ShutdownStop, ami.ShutdownTerminate:
+	default:
+		return fail(ami.Errorf(ami.CodeInvalidParameterValue, "The shutdown behaviour %q is not one of %s and %s.", shutdown, ami.ShutdownStop, ami.ShutdownTerminate))
 	}
 	return ami.Instance{
 		OwnerID: r.account, ImageID: image.ImageID, InstanceType: size.Name,
@@ -169,11 +177,12 @@ func (r *Region) checkMapping(ctx context.Context, mapping []ami.BlockDeviceMapp
 			continue
 		}
 		snap, err := r.snapshot(ctx, m.Ebs.SnapshotID)
+		if err == nil {
+			err = checkCompleted(snap)
+		}
 		switch {
 		case err != nil:
 			errs = append(errs, err)
-		case snap.State != ami.SnapshotCompleted:
-			errs = append(errs, ami.Errorf(ami.CodeIncorrectState, "The snapshot %s is %s, not completed.", snap.SnapshotID, snap.State))
 		case m.Ebs.VolumeSize != nil && *m.Ebs.VolumeSize < snap.VolumeSize:
 			errs = append(errs, ami.Errorf(ami.CodeInvalidBlockDeviceMapping,
 				"Volume of size %dGB is smaller than snapshot '%s', expect size >= %dGB (device %s).", *m.Ebs.VolumeSize, snap.SnapshotID, snap.VolumeSize, m.DeviceName))
@@ -199,7 +208,7 @@ func (r *Region) runOne(ctx context.Context, inst ami.Instance, image ami.Image,
 	ids := []string{string(inst.InstanceID)}
 	j, err := r.begin(ctx, func(tx *catalog.Tx) error {
 		for _, v := range vols {
-			if err := tx.PutVolume(v); err != nil {
+			if err := beginVolume(tx, v); err != nil {
 				return err
 			}
 		}
@@ -224,9 +233,17 @@ func (r *Region) runOne(ctx context.Context, inst ami.Instance, image ami.Image,
 	durable.Step("launch.started")
 	inst.State = ami.StateRecord(ami.InstanceRunning)
 	err = j.commit(ctx, func(tx *catalog.Tx) error {
+		now, err := tx.Instance(inst.InstanceID)
+		if err == nil && now.State.Name != ami.InstancePending {
+			err = incorrectState(now, "launched", "pending")
+		}
+		if err != nil {
+			return err
+		}
+		inst.Tags = now.Tags // which others may have changed
 		for _, v := range vols {
 			v.State = ami.VolumeInUse
-			if err := tx.PutVolume(v); err != nil {
+			if err := finishVolume(tx, &v); err != nil {
 				return err
 			}
 		}

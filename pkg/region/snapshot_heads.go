@@ -3,7 +3,6 @@ package region
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/catalog"
@@ -32,6 +31,13 @@ func (r *Region) parentOf(v ami.Volume) (parent digest.Digest, tracked bool) {
 func (r *Region) snapshotStopped(ctx context.Context, vols []ami.Volume, snaps []ami.Snapshot, c ami.Consistency) ([]ami.Snapshot, []ami.Volume, error) {
 	out, moved := make([]ami.Snapshot, len(snaps)), make([]ami.Volume, len(vols))
 	for i, v := range vols {
+		if len(v.Attachments) > 0 {
+			holder := ami.Instance{InstanceID: v.Attachments[0].InstanceID, Connect: "libvirt"}
+			holder.BlockDeviceMappings = []ami.InstanceBlockDevice{{Ebs: ami.InstanceBlockEBS{VolumeID: v.VolumeID}}}
+			if err := r.checkNotHeld(ctx, holder, "saved at rest"); err != nil {
+				return nil, nil, err
+			}
+		}
 		head, err := r.layers.OpenHead(v.VolumeID, v.Layer)
 		if err != nil {
 			return nil, nil, storeError(err, "The volume %s cannot be read.", v.VolumeID)
@@ -72,9 +78,6 @@ func (r *Region) snapshotRebooted(ctx context.Context, inst ami.Instance, vols [
 	return r.snapshotStopped(ctx, vols, snaps, c)
 }
 
-// freezeLimit bounds how long the guest agent may take to freeze.
-const freezeLimit = 5 * time.Second
-
 // snapshotLive fills snaps from a point-in-time view while the guest goes on,
 // and returns the volumes whose lineage moved on.
 func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami.Volume, snaps []ami.Snapshot, require ami.Consistency) ([]ami.Snapshot, []ami.Volume, error) {
@@ -86,12 +89,15 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 	if !ok {
 		return nil, nil, ami.Errorf(ami.CodeUnsupportedOperation, "The driver %s cannot snapshot a running guest.", driver.Name())
 	}
-	scratch, err := r.guestScratch(inst.InstanceID)
+	socket, copies, err := r.guestScratch(inst)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer scratch.Close()
-	backup := hypervisor.Backup{Next: hypervisor.BitmapPrefix + string(snaps[0].SnapshotID), Dir: scratch.Dir()}
+	defer socket.Close()
+	defer copies.Close()
+	backup := hypervisor.Backup{
+		Next: hypervisor.BitmapPrefix + string(snaps[0].SnapshotID), SocketDir: socket.Dir(), CopiesDir: copies.Dir(),
+	}
 	parents := make([]digest.Digest, len(vols))
 	for i, v := range vols {
 		disk := hypervisor.BackupDisk{Path: r.layers.HeadPath(v.VolumeID)}
@@ -102,25 +108,29 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 		backup.Disks = append(backup.Disks, disk)
 	}
 	c := ami.ConsistencyCrash
-	freezer, canFreeze := driver.(hypervisor.Freezer)
-	if canFreeze {
-		if n, ferr := freezer.Freeze(ctx, inst.InstanceID, freezeLimit); ferr == nil && n > 0 {
-			c = ami.ConsistencyFrozen
-		}
+	frozen, thaw, err := r.freeze(ctx, driver, inst.InstanceID)
+	if err != nil {
+		return nil, nil, err
+	}
+	if frozen {
+		c = ami.ConsistencyFrozen
 	}
 	var view hypervisor.View
 	if err = checkReached(c, require, inst.InstanceID); err == nil {
 		view, err = snapper.Backup(ctx, inst.InstanceID, backup)
 	}
-	if canFreeze {
-		if terr := freezer.Thaw(context.WithoutCancel(ctx), inst.InstanceID); terr != nil && c == ami.ConsistencyFrozen {
-			r.progress.Note("the guest's file systems could not be thawed: %v", terr)
-		}
-	}
+	thaw()
 	if err != nil {
 		return nil, nil, storeError(err, "The disks of %s cannot be read while it runs.", inst.InstanceID)
 	}
-	defer view.Close()
+	// A read that the guest does not answer ends with the command.
+	stop := context.AfterFunc(ctx, func() { view.Close() })
+	defer func() {
+		stop()
+		if cerr := view.Close(); cerr != nil {
+			r.progress.Note("the view of the disks of %s did not end well: %v", inst.InstanceID, cerr)
+		}
+	}()
 	if c == ami.ConsistencyCrash {
 		r.progress.Note("no guest agent answered: the disks are taken as after a power cut (crash-consistent)")
 	}
@@ -135,6 +145,9 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 			r.progress.Note("%s has no record of its changed blocks: the whole disk is compared", v.VolumeID)
 		}
 		if out[i], err = r.fill(ctx, snaps[i], viewSource{dv}, parents[i], c); err != nil {
+			if ctx.Err() != nil {
+				err = ctx.Err() // not that the view was closed for it
+			}
 			return nil, nil, err
 		}
 		v.TrackedBy, v.TrackedLayer = backup.Next, out[i].Layer
@@ -221,23 +234,25 @@ func (r *Region) CreateSnapshot(ctx context.Context, in CreateSnapshotInput) (am
 		return ami.Snapshot{}, err
 	}
 	err = j.commit(ctx, func(tx *catalog.Tx) error {
-		if err := putTracked(tx, tracked); err != nil {
+		if err := putTracked(tx, tracked, snaps); err != nil {
 			return err
 		}
-		return tx.PutSnapshot(snaps[0])
+		return finishSnapshot(tx, &snaps[0])
 	})
 	return snaps[0], storeError(err, "The snapshot %s cannot be recorded.", snap.SnapshotID)
 }
 
-// putTracked records what the heads of volumes are tracked by now, and leaves
-// the rest as others may have written it meanwhile.
-func putTracked(tx *catalog.Tx, tracked []ami.Volume) error {
-	for _, t := range tracked {
+// putTracked records what the heads of volumes are tracked by now, and their size
+// where their snapshot shows that the record lags behind; it leaves the rest as
+// others may have written it meanwhile.
+func putTracked(tx *catalog.Tx, tracked []ami.Volume, snaps []ami.Snapshot) error {
+	for i, t := range tracked {
 		v, err := tx.Volume(t.VolumeID)
 		if err != nil {
 			return err
 		}
 		v.TrackedBy, v.TrackedLayer = t.TrackedBy, t.TrackedLayer
+		grown(&v, snaps[i].SizeBytes)
 		if err := tx.PutVolume(v); err != nil {
 			return err
 		}

@@ -20,9 +20,10 @@ type GCPlan struct {
 	Bytes  int64           `json:"Bytes"`
 }
 
-// VerifyResult is what verifying one layer found.
+// VerifyResult is what verifying one layer found, or that a record of the catalog
+// is damaged.
 type VerifyResult struct {
-	Layer  digest.Digest `json:"LayerDigest"`
+	Layer  digest.Digest `json:"LayerDigest"` // "" for a record, which Detail names
 	OK     bool          `json:"Ok"`
 	Detail string        `json:"Detail,omitempty"`
 	Images []ami.ImageID `json:"Images"` // images that stand on it
@@ -105,8 +106,8 @@ func (r *Region) CollectGarbage(ctx context.Context, dry bool) (GCPlan, error) {
 	var busy bool
 	err = r.catalog.View(ctx, func(tx *catalog.Tx) error {
 		leases, err := tx.Leases()
-		busy = len(leases) > 0
-		return err
+		busy = len(leases) > 0 || err != nil
+		return r.legible(err)
 	})
 	if err != nil {
 		return plan, storeError(err, "The catalog cannot be read.")
@@ -139,7 +140,8 @@ func (r *Region) CollectGarbage(ctx context.Context, dry bool) (GCPlan, error) {
 	return done, nil
 }
 
-// VerifyStore reads every layer and compares it with its name.
+// VerifyStore reads every layer and compares it with its name, and finds the
+// records that cannot be read.
 func (r *Region) VerifyStore(ctx context.Context) ([]VerifyResult, error) {
 	layers, err := r.layers.Layers(ctx)
 	if err != nil {
@@ -153,6 +155,16 @@ func (r *Region) VerifyStore(ctx context.Context) ([]VerifyResult, error) {
 		return nil, err
 	}
 	out := []VerifyResult{}
+	err = r.catalog.View(ctx, func(tx *catalog.Tx) error {
+		damage, err := tx.Verify()
+		for _, d := range damage {
+			out = append(out, VerifyResult{Detail: d.Error()})
+		}
+		return err
+	})
+	if err != nil {
+		return nil, storeError(err, "The catalog cannot be read.")
+	}
 	for _, l := range layers {
 		step := r.progress.Step("verifying "+l.Digest.Short(), l.FileSize)
 		err := r.layers.VerifyLayer(ctx, l.Digest, step)
@@ -286,7 +298,7 @@ func (r *Region) headBytes(ctx context.Context) (int64, error) {
 	var vols []ami.Volume
 	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
 		vols, err = tx.Volumes()
-		return err
+		return r.legible(err)
 	})
 	if err != nil {
 		return 0, storeError(err, "The volumes cannot be read.")

@@ -13,18 +13,10 @@ import (
 	"github.com/kamivm/kami/pkg/internal/durable"
 )
 
-// sweepFiles removes the files of volumes and instances that no record names. A
-// record is there before its files and goes before them, so that a file which
-// is older than its missing record's reading is what a killed command left.
+// sweepFiles removes what killed commands left of instances: the folders of
+// those that are terminated, and the locks of power that is nobody's any more.
 func (r *Region) sweepFiles(ctx context.Context) error {
-	heads, err := names(r.path("volumes"), "vol-", ".qcow2")
-	if err != nil {
-		return err
-	}
 	var errs []error
-	for _, name := range heads {
-		errs = append(errs, r.sweepHead(ctx, ami.VolumeID("vol-"+name)))
-	}
 	dirs, err := names(r.path("instances"), "i-", "")
 	if err != nil {
 		return err
@@ -32,7 +24,7 @@ func (r *Region) sweepFiles(ctx context.Context) error {
 	for _, name := range dirs {
 		id := ami.InstanceID("i-" + name)
 		state, err := r.lastState(ctx, id)
-		if err == nil && (state == "" || state == ami.InstanceTerminated) {
+		if err == nil && state == ami.InstanceTerminated {
 			err = removeAll(r.instanceDir(id))
 		}
 		errs = append(errs, err)
@@ -44,12 +36,28 @@ func (r *Region) sweepFiles(ctx context.Context) error {
 	for _, name := range locks {
 		id := ami.InstanceID(name)
 		state, err := r.lastState(ctx, id)
-		if err == nil && state != ami.InstanceRunning { // or else it tells noticeOff something
-			errs = append(errs, r.removeLock("power-"+name))
+		switch {
+		case err != nil:
+		case state == ami.InstanceStopped: // or was it just being started?
+			err = r.noticeOn(ctx, id)
+		case state != ami.InstanceRunning: // of which noticeOff is told something
+			err = r.removeLock("power-" + name)
 		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// sweepGone removes the files of a volume or an instance whose record has been
+// deleted.
+func (r *Region) sweepGone(ctx context.Context, id string) error {
+	if strings.HasPrefix(id, "vol-") {
+		return r.sweepHead(ctx, ami.VolumeID(id))
+	}
+	if state, err := r.lastState(ctx, ami.InstanceID(id)); err != nil || state != "" {
+		return err
+	}
+	return r.removeFiles(ctx, ami.InstanceID(id))
 }
 
 // names lists a folder's names that have a prefix and a suffix, without them. A
@@ -77,10 +85,35 @@ func (r *Region) sweepHead(ctx context.Context, id ami.VolumeID) error {
 	if !errors.Is(err, catalog.ErrNotFound) {
 		return err
 	}
-	if err := r.layers.RemoveHead(id); err != nil {
-		return err
+	return r.removeFiles(ctx, "", id)
+}
+
+// removeFiles removes the folder of an instance ("" for none) and the heads of
+// volumes, whose records are deleted, and then the leases that say so.
+func (r *Region) removeFiles(ctx context.Context, id ami.InstanceID, vols ...ami.VolumeID) error {
+	var gone []string
+	var errs []error
+	if id != "" {
+		errs = append(errs, removeAll(r.instanceDir(id)))
+		gone = append(gone, string(id))
 	}
-	return r.removeLock(string(id))
+	for _, v := range vols {
+		errs = append(errs, r.layers.RemoveHead(v), r.removeLock(string(v)))
+		gone = append(gone, string(v))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err // the leases stay, and the next command tries again
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	return r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		var errs []error
+		for _, id := range gone {
+			errs = append(errs, tx.DeleteLease(catalog.GonePrefix+id))
+		}
+		return errors.Join(errs...)
+	})
 }
 
 // removeLock removes the file of a lock that nobody will ask for again. One that
@@ -118,7 +151,8 @@ func (r *Region) purge(ctx context.Context) error {
 	old := func(tx *catalog.Tx) error {
 		instances, images = nil, nil
 		all, err := tx.Instances()
-		if err != nil {
+		damaged := errors.Is(err, catalog.ErrDamaged)
+		if err = r.legible(err); err != nil {
 			return err
 		}
 		used := map[ami.ImageID]bool{}
@@ -131,11 +165,12 @@ func (r *Region) purge(ctx context.Context) error {
 		}
 		every, err := tx.Images()
 		for _, image := range every {
-			if image.State == ami.ImageDeregistered && !used[image.ImageID] {
+			// What cannot be read may use any of them.
+			if image.State == ami.ImageDeregistered && !used[image.ImageID] && !damaged {
 				images = append(images, image.ImageID)
 			}
 		}
-		return err
+		return r.legible(err)
 	}
 	// Most often there is nothing, and then no writer is waited for.
 	if err := r.catalog.View(ctx, old); err != nil || len(instances)+len(images) == 0 {
@@ -144,7 +179,7 @@ func (r *Region) purge(ctx context.Context) error {
 	return r.catalog.Update(ctx, func(tx *catalog.Tx) error {
 		err := old(tx)
 		for _, id := range instances {
-			err = errors.Join(err, tx.DeleteInstance(id))
+			err = errors.Join(err, tx.DeleteInstance(id), tx.DeleteLease(catalog.GonePrefix+string(id)))
 		}
 		for _, id := range images {
 			err = errors.Join(err, tx.DeleteImage(id))

@@ -322,3 +322,28 @@ func TestFilesWithoutRecords(t *testing.T) {
 		}
 	}
 }
+
+// A command that comes to its end after its lease was read, and before its lock
+// was asked for, has nothing to be undone.
+func TestEndedBeforeItsLock(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	r := h.open(t)
+	image(t, r, "base")
+	left, kept := launched(t, r, RunInstancesInput{Image: "base"}), builderPrefix+string(running(t, r).InstanceID)
+	leave(t, r, kept, func(*catalog.Tx) error { return nil })
+	leave(t, r, string(left.InstanceID), func(tx *catalog.Tx) error { // undone first
+		left.State = ami.StateRecord(ami.InstancePending)
+		return tx.PutInstance(left)
+	})
+	l := &listener{}
+	other := h.open(t, tellingTo(l), func(o *Options) {
+		o.NewDriver = func(ctx context.Context, _ string) (hypervisor.Driver, error) {
+			return h.driver, r.catalog.Update(ctx, func(tx *catalog.Tx) error { return tx.DeleteLease(kept) })
+		}
+	})
+	if l.noted(kept) || !l.noted(string(left.InstanceID)) {
+		t.Errorf("got the notes %q, want only %s undone", l.notes, left.InstanceID)
+	}
+	wantState(t, other, ami.InstanceID(strings.TrimPrefix(kept, builderPrefix)), ami.InstanceRunning)
+}

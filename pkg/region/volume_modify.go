@@ -39,6 +39,9 @@ func (r *Region) ModifyVolume(ctx context.Context, in ModifyVolumeInput) (Volume
 	if v, err = r.volume(ctx, in.VolumeID); err != nil {
 		return fail(err)
 	}
+	if v, err = r.healSize(ctx, v); err != nil {
+		return fail(storeError(err, "The volume %s cannot be read.", in.VolumeID))
+	}
 	if in.Size < v.Size || in.Size > maxVolumeGiB {
 		return fail(ami.Errorf(ami.CodeInvalidParameterValue, "The size %d GiB is not from %d, which the volume has, to %d.", in.Size, v.Size, maxVolumeGiB).
 			WithHint("A volume does not shrink: make a smaller one and copy what is on it."))
@@ -72,6 +75,28 @@ func (r *Region) ModifyVolume(ctx context.Context, in ModifyVolumeInput) (Volume
 		return grow(&now)
 	})
 	return m, storeError(err, "The volume %s cannot be made larger.", v.VolumeID)
+}
+
+// healSize records the size that a volume's disk has, where a command that made it
+// larger came to no more than that. The caller holds the volume's lock.
+func (r *Region) healSize(ctx context.Context, v ami.Volume) (ami.Volume, error) {
+	size, err := r.layers.HeadSize(v.VolumeID)
+	if err != nil || size <= v.SizeBytes {
+		return v, err
+	}
+	err = r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		if v, err = tx.Volume(v.VolumeID); err != nil {
+			return err
+		}
+		grown(&v, size)
+		return tx.PutVolume(v)
+	})
+	return v, err
+}
+
+// grown makes the record of a volume as large as its disk is.
+func grown(v *ami.Volume, size int64) {
+	v.SizeBytes, v.Size = max(v.SizeBytes, size), max(v.Size, gibCeil(size))
 }
 
 // growHead gives a volume's disk its new size: through the hypervisor where a

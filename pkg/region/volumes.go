@@ -46,8 +46,8 @@ func (r *Region) CreateVolume(ctx context.Context, in CreateVolumeInput) (ami.Vo
 		if err != nil {
 			return ami.Volume{}, err
 		}
-		if snap.State != ami.SnapshotCompleted {
-			return ami.Volume{}, ami.Errorf(ami.CodeIncorrectState, "The snapshot %s is %s, not completed.", snap.SnapshotID, snap.State)
+		if err := checkCompleted(snap); err != nil {
+			return ami.Volume{}, err
 		}
 		if in.Size != 0 && in.Size < snap.VolumeSize {
 			return ami.Volume{}, ami.Errorf(ami.CodeInvalidParameterValue, "The size %d GiB is smaller than the snapshot's %d GiB.", in.Size, snap.VolumeSize)
@@ -61,7 +61,7 @@ func (r *Region) CreateVolume(ctx context.Context, in CreateVolumeInput) (ami.Vo
 		return ami.Volume{}, dryRun("create a volume of %d GiB", v.Size)
 	}
 	r.track(&v)
-	j, err := r.begin(ctx, func(tx *catalog.Tx) error { return tx.PutVolume(v) }, string(v.VolumeID))
+	j, err := r.begin(ctx, func(tx *catalog.Tx) error { return beginVolume(tx, v) }, string(v.VolumeID))
 	if err != nil {
 		return ami.Volume{}, storeError(err, "The volume cannot be recorded.")
 	}
@@ -70,7 +70,7 @@ func (r *Region) CreateVolume(ctx context.Context, in CreateVolumeInput) (ami.Vo
 		return ami.Volume{}, storeError(err, "The volume %s cannot be made.", v.VolumeID)
 	}
 	v.State = ami.VolumeAvailable
-	err = j.commit(ctx, func(tx *catalog.Tx) error { return tx.PutVolume(v) })
+	err = j.commit(ctx, func(tx *catalog.Tx) error { return finishVolume(tx, &v) })
 	return v, storeError(err, "The volume %s cannot be recorded.", v.VolumeID)
 }
 
@@ -101,7 +101,7 @@ func (r *Region) DeleteVolume(ctx context.Context, id ami.VolumeID, dry bool) er
 	if err != nil {
 		return storeError(err, "The volume %s cannot be deleted.", id)
 	}
-	if err := r.layers.RemoveHead(id); err != nil {
+	if err := r.removeFiles(ctx, "", id); err != nil {
 		return storeError(err, "The file of %s cannot be removed.", id)
 	}
 	os.Remove(r.lockPath(string(id))) // held by us, and nobody will ask for it again
@@ -302,8 +302,15 @@ func (r *Region) unplug(ctx context.Context, inst ami.Instance, id ami.VolumeID,
 		return ami.Errorf(ami.CodeIncorrectState, "The guest of '%s' does not let go of %s.", inst.InstanceID, id).
 			WithHint("Unmount it in the guest and try again, stop the instance first, or use --force.")
 	}
-	if err != nil && !force {
-		return storeError(err, "The guest does not let go of %s.", id)
+	if err != nil && force {
+		// What cannot be unplugged is only detached where nobody has it open.
+		busy, berr := r.layers.HeadBusy(id)
+		if berr == nil && !busy {
+			return nil
+		}
+		err = errors.Join(err, berr)
+		return ami.Errorf(ami.CodeIncorrectState, "The guest of '%s' has %s open: %w", inst.InstanceID, id, err).
+			WithHint("Stop the instance: kami instance stop --force %s.", inst.InstanceID)
 	}
-	return nil
+	return storeError(err, "The guest does not let go of %s.", id)
 }

@@ -125,7 +125,7 @@ func (r *Region) markBoot(id ami.InstanceID) error {
 }
 
 // consoleTail returns at most limit of the last bytes of the console log that
-// stand behind from.
+// stand behind from, or of all of a log that was begun anew since.
 func (r *Region) consoleTail(id ami.InstanceID, from, limit int64) []byte {
 	f, err := os.Open(r.consolePath(id))
 	if err != nil {
@@ -135,6 +135,9 @@ func (r *Region) consoleTail(id ami.InstanceID, from, limit int64) []byte {
 	info, err := f.Stat()
 	if err != nil {
 		return nil
+	}
+	if from > info.Size() {
+		from = 0
 	}
 	from = max(from, info.Size()-limit)
 	if _, err := f.Seek(from, io.SeekStart); err != nil {

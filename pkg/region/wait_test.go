@@ -138,3 +138,16 @@ func TestWaitInVain(t *testing.T) {
 	wantSays(t, err, "the guest is off")
 	wantSays(t, err, strings.TrimSpace(fake.ConsoleLine))
 }
+
+// A log that was begun anew since the boot was marked is read from its beginning.
+func TestRotatedConsole(t *testing.T) {
+	t.Parallel()
+	r, _ := open(t)
+	inst := running(t, r)
+	must(t, os.WriteFile(r.consolePath(inst.InstanceID), []byte("web-1 login: "), 0o600))
+	for from, want := range map[int64]string{0: "web-1 login: ", 6: "login: ", 13: "", 1 << 20: "web-1 login: "} {
+		if got := string(r.consoleTail(inst.InstanceID, from, 64)); got != want {
+			t.Errorf("behind %d: got %q, want %q", from, got, want)
+		}
+	}
+}

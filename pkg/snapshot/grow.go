@@ -12,6 +12,13 @@ import (
 	"github.com/kamivm/kami/pkg/internal/durable"
 )
 
+// HeadSize is the size of a volume's disk, in bytes, also while a guest has it
+// open.
+func (s *Store) HeadSize(id ami.VolumeID) (int64, error) {
+	info, _, _, err := inspect(s.HeadPath(id), "../layers/")
+	return info.Size, err
+}
+
 // GrowHead makes the disk of a volume larger; one that has the size already is
 // left alone. No guest may have it open. qemu-img does it, which knows how the
 // dirty bitmaps in the head have to grow along.

@@ -27,7 +27,8 @@ func (s *Store) HeadPath(id ami.VolumeID) string {
 }
 
 // CreateHead makes the head of a volume: a disk of size bytes that reads as
-// layer ("" for zeros). It returns ErrNotFound when the layer is not there.
+// layer ("" for zeros). It returns ErrNotFound when the layer is not there, and
+// ErrTooSmall for a size that would cut it off.
 func (s *Store) CreateHead(id ami.VolumeID, size int64, layer digest.Digest) (path string, err error) {
 	path = s.HeadPath(id)
 	if _, err := os.Lstat(path); err == nil {
@@ -41,8 +42,12 @@ func (s *Store) CreateHead(id ami.VolumeID, size int64, layer digest.Digest) (pa
 func (s *Store) ReplaceHead(id ami.VolumeID, size int64, layer digest.Digest) error {
 	backing := ""
 	if layer != "" {
-		if _, err := os.Stat(s.layerPath(layer)); err != nil {
-			return fmt.Errorf("%w: layer %s", ErrNotFound, layer.Short())
+		info, _, _, err := inspect(s.layerPath(layer), "")
+		if err != nil {
+			return err
+		}
+		if size < info.Size {
+			return fmt.Errorf("%w: a disk of %d bytes on the layer %s of %d", ErrTooSmall, size, layer.Short(), info.Size)
 		}
 		backing = "../layers/" + parentName(layer)
 	}

@@ -28,6 +28,7 @@ var (
 	ErrInUse    = errors.New("something stands on the layer")
 	ErrNoSpace  = errors.New("no space left")
 	ErrCorrupt  = errors.New("damaged layer")
+	ErrTooSmall = errors.New("smaller than its layer")
 )
 
 // MaxDepth is how many layers a chain has at most; a layer that would be one

@@ -5,6 +5,7 @@ import (
 	"math/rand"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/kamivm/kami/pkg/ami"
@@ -68,8 +69,18 @@ func TestLayerIsAFact(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if st.Mode().Perm() != 0o444 {
-		t.Errorf("mode %o, want 444", st.Mode().Perm())
+	want := os.FileMode(0o400)
+	if os.Getuid() == 0 {
+		want = 0o444
+		if gid, found := qemuGroup(); found {
+			want = 0o440
+			if sys, ok := st.Sys().(*syscall.Stat_t); !ok || int(sys.Gid) != gid {
+				t.Errorf("the layer's group is not that of guests, %d", gid)
+			}
+		}
+	}
+	if st.Mode().Perm() != want {
+		t.Errorf("mode %o, want %o", st.Mode().Perm(), want)
 	}
 	if left, _ := os.ReadDir(s.tmp()); len(left) > 0 {
 		t.Errorf("%d things left in tmp", len(left))
@@ -179,6 +190,12 @@ func TestHeads(t *testing.T) {
 	}
 	if err := s.RemoveLayer(l.Digest); !errors.Is(err, ErrInUse) {
 		t.Errorf("removing a head's layer: got %v, want ErrInUse", err)
+	}
+	if _, err := s.CreateHead(ami.NewVolumeID(), l.Size-1, l.Digest); !errors.Is(err, ErrTooSmall) {
+		t.Errorf("got %v for a head that would cut its layer off, want ErrTooSmall", err)
+	}
+	if size, err := s.HeadSize(id); err != nil || size != l.Size {
+		t.Errorf("got a head of %d bytes (%v), want %d", size, err, l.Size)
 	}
 	if _, err := s.CreateHead(ami.NewVolumeID(), l.Size, digest.Of(nil)); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a head on no layer: got %v, want ErrNotFound", err)

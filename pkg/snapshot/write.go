@@ -77,7 +77,7 @@ func (s *Store) place(f *os.File, scratch *durable.Scratch, work string, d diges
 	if _, err := os.Stat(s.layerPath(d)); err == nil {
 		return nil
 	}
-	if err := f.Chmod(0o444); err != nil {
+	if err := protect(f); err != nil {
 		return err
 	}
 	list, err := writeBlocks(scratch, blocks) // while there is nothing to take back
@@ -99,7 +99,7 @@ func writeBlocks(scratch *durable.Scratch, blocks *qcow2.Blocks) (path string, e
 		return "", err
 	}
 	path = scratch.Path("blocks")
-	return path, os.WriteFile(path, b, 0o444)
+	return path, os.WriteFile(path, b, 0o400)
 }
 
 // parent opens the layer to stand on; none when that would make too long a chain.

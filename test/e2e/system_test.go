@@ -50,8 +50,8 @@ func TestSystemLibvirt(t *testing.T) {
 	for _, name := range shared.files(t, "layers") {
 		info, err := os.Stat(filepath.Join(shared.home, "regions", "local-1", "layers", name))
 		must(t, err)
-		if strings.HasSuffix(name, ".qcow2") && (info.Mode().Perm() != 0o444 || !ownedByRoot(info)) {
-			t.Errorf("layer %s is %v of another owner: shared layers are not given away", name, info.Mode())
+		if strings.HasSuffix(name, ".qcow2") && (info.Mode().Perm() != 0o440 || !ownedByRoot(info)) {
+			t.Errorf("layer %s is %v, want 0440 of root: shared layers are neither given away nor shown to all", name, info.Mode())
 		}
 	}
 }

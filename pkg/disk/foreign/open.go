@@ -15,7 +15,6 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/qcow2"
@@ -124,9 +123,9 @@ func unpack(ctx context.Context, dst *os.File, src *os.File, format Format, tmpD
 		}
 		r = z
 	case XZ:
-		z, err := xz.NewReader(src)
+		z, err := xzReader(src)
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrTruncated, err)
+			return err
 		}
 		r = z
 	case ZST:

@@ -195,7 +195,7 @@ func (d *Driver) ResizeDisk(ctx context.Context, id ami.InstanceID, _ string, _ 
 
 // Backup opens the disks as their files have them: the guest writes nothing.
 func (d *Driver) Backup(ctx context.Context, id ami.InstanceID, b hypervisor.Backup) (hypervisor.View, error) {
-	v := view{}
+	v := &view{images: map[string]*qcow2.Image{}}
 	err := d.with(ctx, id, func(g *guest) error {
 		for _, want := range b.Disks {
 			for _, disk := range g.spec.Disks {
@@ -206,9 +206,9 @@ func (d *Driver) Backup(ctx context.Context, id ami.InstanceID, b hypervisor.Bac
 				if err != nil {
 					return err
 				}
-				v[disk.Path] = img
+				v.images[disk.Path] = img
 			}
-			if v[want.Path] == nil {
+			if v.images[want.Path] == nil {
 				return fmt.Errorf("the guest has no disk %s", want.Path)
 			}
 		}
@@ -220,20 +220,27 @@ func (d *Driver) Backup(ctx context.Context, id ami.InstanceID, b hypervisor.Bac
 	return v, nil
 }
 
-type view map[string]*qcow2.Image
+type view struct {
+	mu     sync.Mutex
+	images map[string]*qcow2.Image // those that are open
+}
 
-func (v view) Disk(path string) (hypervisor.DiskView, error) {
-	img, ok := v[path]
+func (v *view) Disk(path string) (hypervisor.DiskView, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	img, ok := v.images[path]
 	if !ok {
 		return nil, fmt.Errorf("%s is not in the backup", path)
 	}
 	return diskView{img}, nil
 }
 
-func (v view) Close() error {
-	for path, img := range v {
+func (v *view) Close() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for path, img := range v.images {
 		img.Close()
-		delete(v, path)
+		delete(v.images, path)
 	}
 	return nil
 }

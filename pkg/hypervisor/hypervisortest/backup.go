@@ -22,7 +22,8 @@ func (c Config) backup(t *testing.T) {
 	path := guest.Disks[0].Path
 	one := func(bitmap, next string) hypervisor.Backup {
 		return hypervisor.Backup{
-			Disks: []hypervisor.BackupDisk{{Path: path, Bitmap: bitmap}}, Next: next, Dir: c.backupDir(t),
+			Disks: []hypervisor.BackupDisk{{Path: path, Bitmap: bitmap}}, Next: next,
+			SocketDir: c.backupDir(t), CopiesDir: c.backupDir(t),
 		}
 	}
 	if _, err := s.Backup(t.Context(), ami.NewInstanceID(), one("", "")); !errors.Is(err, hypervisor.ErrNotRunning) {

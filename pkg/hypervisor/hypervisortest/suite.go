@@ -171,6 +171,22 @@ func (c Config) cancelled(t *testing.T) {
 	if _, err := d.States(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("States after its context ended: %v, want context.Canceled", err)
 	}
+	// A start that is given up in its midst leaves no guest that comes to run
+	// later.
+	for _, after := range []time.Duration{0, 20 * time.Millisecond, 100 * time.Millisecond} {
+		s := spec(t, c)
+		ctx, cancel := context.WithTimeout(t.Context(), after)
+		err := d.Start(ctx, s)
+		cancel()
+		want := hypervisor.StateGone
+		if err == nil {
+			want = hypervisor.StateRunning
+		}
+		state(t, d, s.ID, want)
+		if err := d.Destroy(t.Context(), s.ID); err != nil {
+			t.Errorf("Destroy: %v", err)
+		}
+	}
 }
 
 func (c Config) plug(t *testing.T) {

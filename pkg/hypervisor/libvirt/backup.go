@@ -32,7 +32,10 @@ func (d *Driver) Backup(ctx context.Context, id ami.InstanceID, b hypervisor.Bac
 		if err := clearBackup(dom); err != nil {
 			return err
 		}
-		var err error
+		err := wake(ctx, dom)
+		if err != nil && !errors.Is(err, errOutOfRoom) { // that was an earlier command's
+			return err
+		}
 		if plan, err = planBackup(dom, b); err != nil {
 			return err
 		}
@@ -77,7 +80,7 @@ func (b backupDisk) incremental() bool { return b.Bitmap != "" }
 // closeLimit bounds how long the end of a backup is waited for.
 const closeLimit = 30 * time.Second
 
-func socketPath(b hypervisor.Backup) string { return filepath.Join(b.Dir, "s") }
+func socketPath(b hypervisor.Backup) string { return filepath.Join(b.SocketDir, "s") }
 
 // clearBackup ends what a killed process left of an earlier backup.
 func clearBackup(dom *libvirt.Domain) error {
@@ -87,6 +90,29 @@ func clearBackup(dom *libvirt.Domain) error {
 		}
 	}
 	return forgetCheckpoints(dom)
+}
+
+// errOutOfRoom says why a guest stood still until its backup ended.
+var errOutOfRoom = errors.New("the guest was paused by an I/O error while its disks were read, as there was no room for its writes; it goes on now")
+
+// wake resumes a guest that an I/O error has paused, when the backup that used
+// up the room is over, and says so. There is nobody else who would.
+func wake(ctx context.Context, dom *libvirt.Domain) error {
+	state, reason, err := dom.GetState()
+	if err != nil || state != libvirt.DOMAIN_PAUSED || libvirt.DomainPausedReason(reason) != libvirt.DOMAIN_PAUSED_IOERROR {
+		return err
+	}
+	for ctx.Err() == nil { // aborting only begins the job's end
+		info, err := dom.GetJobInfo()
+		if err != nil || info.Type == libvirt.DOMAIN_JOB_NONE {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err := dom.Resume(); err != nil {
+		return fmt.Errorf("the guest was paused by an I/O error and cannot be resumed: %w", err)
+	}
+	return errOutOfRoom
 }
 
 // forgetCheckpoints drops libvirt's records of checkpoints; bitmaps stay.
@@ -206,7 +232,7 @@ func backupXML(b hypervisor.Backup, plan []backupDisk) (string, error) {
 				disk.BackupMode, disk.Incremental = "incremental", p.Bitmap
 			}
 			disk.Scratch = &libvirtxml.DomainDiskSource{
-				File: &libvirtxml.DomainDiskSourceFile{File: filepath.Join(b.Dir, p.target+".scratch")},
+				File: &libvirtxml.DomainDiskSourceFile{File: filepath.Join(b.CopiesDir, p.target+".scratch")},
 			}
 		}
 		out = append(out, disk)
@@ -244,7 +270,7 @@ func (v *view) Close() error {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
 		defer cancel()
-		err := v.d.with(ctx, v.id, func(dom *libvirt.Domain) error { return clearBackup(dom) })
+		err := v.d.with(ctx, v.id, func(dom *libvirt.Domain) error { return errors.Join(clearBackup(dom), wake(ctx, dom)) })
 		if errors.Is(err, hypervisor.ErrNotFound) {
 			err = nil // the guest is gone, and the job with it
 		}

@@ -66,7 +66,7 @@ func Open(ctx context.Context, uri string) (*Driver, error) {
 	}
 	var errs []error
 	for _, try := range tries {
-		conn, err := call(ctx, func() (*libvirt.Connect, error) { return libvirt.NewConnect(try) })
+		conn, err := connect(ctx, try)
 		if err == nil {
 			return &Driver{try, conn}, nil
 		}
@@ -77,6 +77,24 @@ func Open(ctx context.Context, uri string) (*Driver, error) {
 		return nil, err
 	}
 	return nil, fmt.Errorf("%w: %w", hypervisor.ErrUnreachable, err)
+}
+
+// The longest waits for answers that nobody should have to wait for.
+const (
+	connectLimit = 20 * time.Second
+	statesLimit  = 10 * time.Second
+	agentLimit   = 2 * time.Second
+)
+
+func connect(ctx context.Context, uri string) (*libvirt.Connect, error) {
+	ctx, cancel := within(ctx, connectLimit)
+	defer cancel()
+	return call(ctx, func() (*libvirt.Connect, error) { return libvirt.NewConnect(uri) })
+}
+
+// within is ctx with a limit, of which the error speaks when it is over.
+func within(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w: no answer within %v", hypervisor.ErrUnreachable, limit))
 }
 
 // call runs a call of libvirt's, which cannot be interrupted, and stops waiting
@@ -99,6 +117,9 @@ func call[T any](ctx context.Context, fn func() (T, error)) (T, error) {
 	case a := <-done:
 		return a.v, translate(a.err)
 	case <-ctx.Done():
+		if cause := context.Cause(ctx); errors.Is(cause, hypervisor.ErrUnreachable) { // it has a limit of ours
+			return zero, cause
+		}
 		return zero, ctx.Err()
 	}
 }
@@ -136,6 +157,8 @@ func translate(err error) error {
 		e.Code == libvirt.ERR_OPERATION_FAILED && strings.Contains(e.Message, "already exists"),
 		strings.Contains(e.Message, "is already active"):
 		return fmt.Errorf("%w: %w", hypervisor.ErrExists, text)
+	case strings.HasPrefix(e.Message, "QEMU guest agent is not"), strings.HasPrefix(e.Message, "Guest agent is not responding: QEMU guest agent is not"):
+		return fmt.Errorf("%w: %w", hypervisor.ErrNoAgent, text)
 	case strings.Contains(e.Message, "domain is not running"):
 		return fmt.Errorf("%w: %w", hypervisor.ErrNotRunning, text)
 	case strings.Contains(e.Message, "Unable to find any firmware"), strings.Contains(e.Message, "Unable to find 'efi' firmware"):
@@ -189,13 +212,22 @@ func (d *Driver) Start(ctx context.Context, spec machine.Spec) error {
 	if err != nil {
 		return err
 	}
-	return d.run(ctx, func() error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// Waited for to its end also when ctx ends meanwhile: a start that was given
+	// up would come to run when nobody looks.
+	err = d.run(context.WithoutCancel(ctx), func() error {
 		dom, err := d.conn.DomainCreateXML(xml, libvirt.DOMAIN_NONE)
 		if err != nil {
 			return err
 		}
 		return dom.Free()
 	})
+	if err == nil && ctx.Err() != nil {
+		return errors.Join(ctx.Err(), d.Destroy(context.WithoutCancel(ctx), spec.ID))
+	}
+	return err
 }
 
 func domainName(id ami.InstanceID) string { return "kami-" + string(id) }
@@ -242,6 +274,8 @@ var ownName = regexp.MustCompile(`^kami-(i-[0-9a-f]{8,17})$`)
 
 // States says what all guests do, in one round trip.
 func (d *Driver) States(ctx context.Context) (map[ami.InstanceID]hypervisor.State, error) {
+	ctx, cancel := within(ctx, statesLimit)
+	defer cancel()
 	return ask(ctx, d, func() (map[ami.InstanceID]hypervisor.State, error) {
 		doms, err := d.conn.ListAllDomains(libvirt.CONNECT_LIST_DOMAINS_ACTIVE)
 		if err != nil {
@@ -310,29 +344,4 @@ func (d *Driver) Networks(ctx context.Context) ([]string, error) {
 		slices.Sort(names)
 		return names, nil
 	})
-}
-
-// Address returns the guest's address by the leases of its network or its agent.
-func (d *Driver) Address(ctx context.Context, _ machine.Network, id ami.InstanceID) (string, error) {
-	addr := ""
-	err := d.with(ctx, id, func(dom *libvirt.Domain) error {
-		for _, src := range []libvirt.DomainInterfaceAddressesSource{
-			libvirt.DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE, libvirt.DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
-		} {
-			ifaces, err := dom.ListAllInterfaceAddresses(src)
-			if err != nil {
-				continue // no lease yet, or no agent
-			}
-			for _, i := range ifaces {
-				for _, a := range i.Addrs {
-					if a.Type == libvirt.IP_ADDR_TYPE_IPV4 && !strings.HasPrefix(a.Addr, "127.") {
-						addr = a.Addr
-						return nil
-					}
-				}
-			}
-		}
-		return nil
-	})
-	return addr, gone(err)
 }

@@ -109,7 +109,8 @@ func (d *Driver) ResizeDisk(ctx context.Context, id ami.InstanceID, path string,
 
 // Freeze freezes the guest's file systems through its agent.
 func (d *Driver) Freeze(ctx context.Context, id ami.InstanceID, limit time.Duration) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	// libvirt asks twice: whether the agent is there, and to freeze.
+	ctx, cancel := context.WithTimeout(ctx, 2*limit+time.Second)
 	defer cancel()
 	n := 0
 	err := d.with(ctx, id, func(dom *libvirt.Domain) error {
@@ -124,11 +125,19 @@ func (d *Driver) Freeze(ctx context.Context, id ami.InstanceID, limit time.Durat
 	return n, gone(err)
 }
 
+// thawAnswer bounds each of an agent's two answers when it is asked to thaw.
+const thawAnswer = 5 * time.Second
+
 // Thaw undoes Freeze.
 func (d *Driver) Thaw(ctx context.Context, id ami.InstanceID) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*thawAnswer+time.Second)
 	defer cancel()
-	return gone(d.with(ctx, id, func(dom *libvirt.Domain) error { return dom.FSThaw(nil, 0) }))
+	return gone(d.with(ctx, id, func(dom *libvirt.Domain) error {
+		if err := dom.AgentSetResponseTimeout(int(thawAnswer/time.Second), 0); err != nil {
+			return err
+		}
+		return dom.FSThaw(nil, 0)
+	}))
 }
 
 // Console opens the guest's serial console, both ways.

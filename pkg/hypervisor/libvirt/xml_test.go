@@ -125,7 +125,7 @@ func TestBackupXML(t *testing.T) {
 		{BackupDisk: hypervisor.BackupDisk{Path: "/kami/more.qcow2", Bitmap: "kami-two"}, target: "vdc", inJob: true},
 		{target: "sda"},
 	}
-	text, err := backupXML(hypervisor.Backup{Next: "kami-next", Dir: "/tmp/kami-0/b"}, plan)
+	text, err := backupXML(hypervisor.Backup{Next: "kami-next", SocketDir: "/tmp/kami-0/b", CopiesDir: "/kami/tmp/copies"}, plan)
 	if err != nil {
 		t.Fatal(err)
 	}

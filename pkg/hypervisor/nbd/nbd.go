@@ -75,7 +75,10 @@ func Dial(ctx context.Context, socket, export, bitmap string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the disk: %w", err)
 	}
-	c, err := negotiate(conn, export, bitmap)
+	var c *Client
+	if err = checkPeer(conn, socket); err == nil {
+		c, err = negotiate(conn, export, bitmap)
+	}
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("opening the export %q: %w", export, err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 )
 
 const (
@@ -323,13 +324,19 @@ func take(list []extent, n int64) []extent {
 	return list
 }
 
+// closeLimit bounds how long a server may take to be told of the end.
+const closeLimit = time.Second
+
 // Close ends the connection. What is under way fails.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	open := c.broken == nil
 	c.mu.Unlock()
 	if open {
-		// A polite end; the server does not answer it.
+		// A polite end; the server does not answer it, nor is it waited for.
+		if err := c.conn.SetWriteDeadline(time.Now().Add(closeLimit)); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
 		if err := c.send(cmdDisconnect, &request{done: make(chan struct{})}); err != nil && !errors.Is(err, net.ErrClosed) {
 			return err
 		}
