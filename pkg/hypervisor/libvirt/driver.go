@@ -157,7 +157,7 @@ func translate(err error) error {
 		e.Code == libvirt.ERR_OPERATION_FAILED && strings.Contains(e.Message, "already exists"),
 		strings.Contains(e.Message, "is already active"):
 		return fmt.Errorf("%w: %w", hypervisor.ErrExists, text)
-	case strings.HasPrefix(e.Message, "QEMU guest agent is not"), strings.HasPrefix(e.Message, "Guest agent is not responding: QEMU guest agent is not"):
+	case strings.Contains(e.Message, "QEMU guest agent is not "): // connected, configured, available
 		return fmt.Errorf("%w: %w", hypervisor.ErrNoAgent, text)
 	case strings.Contains(e.Message, "domain is not running"):
 		return fmt.Errorf("%w: %w", hypervisor.ErrNotRunning, text)

@@ -1,8 +1,10 @@
 package libvirt
 
 import (
+	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"libvirt.org/go/libvirt"
 
@@ -23,9 +25,13 @@ func TestTranslate(t *testing.T) {
 		{libvirt.Error{Code: libvirt.ERR_OPERATION_FAILED, Message: "Unable to find 'efi' firmware that is compatible with the current configuration"}, hypervisor.ErrNoFirmware},
 		{libvirt.Error{Code: libvirt.ERR_NO_CONNECT, Message: "no connection driver"}, hypervisor.ErrUnreachable},
 		{libvirt.Error{Code: libvirt.ERR_SYSTEM_ERROR, Domain: libvirt.FROM_RPC, Message: "Failed to connect socket"}, hypervisor.ErrUnreachable},
+		{libvirt.Error{Code: libvirt.ERR_AGENT_UNRESPONSIVE, Message: "Guest agent is not responding: QEMU guest agent is not connected"}, hypervisor.ErrNoAgent},
+		{libvirt.Error{Code: libvirt.ERR_ARGUMENT_UNSUPPORTED, Message: "argument unsupported: QEMU guest agent is not configured"}, hypervisor.ErrNoAgent},
+		{libvirt.Error{Code: libvirt.ERR_AGENT_UNRESPONSIVE, Message: "Guest agent is not responding: Guest agent not available for now"}, nil},
 	}
 	sentinels := []error{
 		hypervisor.ErrNotFound, hypervisor.ErrExists, hypervisor.ErrNotRunning, hypervisor.ErrNoFirmware, hypervisor.ErrUnreachable,
+		hypervisor.ErrNoAgent,
 	}
 	for _, tt := range tests {
 		got := translate(tt.err)
@@ -41,5 +47,26 @@ func TestTranslate(t *testing.T) {
 	}
 	if got := translate(libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Message: "internal error: x"}); got == nil || got.Error() != "internal error: x" {
 		t.Errorf("translate of an internal error: %v, want its message alone", got)
+	}
+}
+
+// TestWithin holds that a wait which has a limit of ours ends by it, and is told
+// from one that was given up.
+func TestWithin(t *testing.T) {
+	stuck := func() (struct{}, error) {
+		<-t.Context().Done()
+		return struct{}{}, nil
+	}
+	ctx, cancel := within(t.Context(), time.Millisecond)
+	defer cancel()
+	if _, err := call(ctx, stuck); !errors.Is(err, hypervisor.ErrUnreachable) {
+		t.Errorf("past the limit: %v, want ErrUnreachable", err)
+	}
+	parent, giveUp := context.WithCancel(t.Context())
+	time.AfterFunc(time.Millisecond, giveUp)
+	ctx, cancel = within(parent, time.Minute)
+	defer cancel()
+	if _, err := call(ctx, stuck); !errors.Is(err, context.Canceled) || errors.Is(err, hypervisor.ErrUnreachable) {
+		t.Errorf("given up: %v, want Canceled", err)
 	}
 }
