@@ -171,6 +171,9 @@ func (g Guest) dial(ctx context.Context) (*ssh.Client, error) {
 		// The guest has made its key a moment ago, and this address is the way
 		// that its hypervisor on this host has made to it.
 		HostKeyCallback: ssh.InsecureIgnoreHostKey(), //nolint:gosec // see above
+		// The newest first: a small server (dropbear) with a key of one kind
+		// hangs up on a client that prefers others.
+		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256},
 	}
 	for {
 		client, err := g.dialOnce(ctx, conf)

@@ -45,7 +45,7 @@ func makeRoot(ctx context.Context, o Options) (string, error) {
 	if os.Getuid() == 0 {
 		mode = "--mode=root"
 	}
-	args := []string{"--format=null", mode, "--architectures=amd64", "--quiet"}
+	args := []string{"--format=null", mode, "--architectures=amd64"}
 	if r.Variant != "" {
 		args = append(args, "--variant="+r.Variant)
 	}

@@ -85,7 +85,7 @@ func (a *app) report(err error) int {
 	case errors.As(err, &exit):
 		return int(exit)
 	case errors.Is(err, context.Canceled):
-		fmt.Fprintln(a.err, "kami: interrupted; nothing half done is left behind")
+		fmt.Fprintln(a.err, "kami: interrupted; what was begun and not finished is undone")
 		return 130
 	case ami.ErrorCode(err) == ami.CodeDryRunOperation:
 		errors.As(err, &known)

@@ -252,16 +252,19 @@ too, and go on costing disk, unless --delete-snapshots is given.`,
 		RunE: func(c *cobra.Command, given []string) error {
 			return a.with(c.Context(), func(r *region.Region) error {
 				var done []region.DeregisterResult
-				for _, ref := range given {
+				err := allOrNone(given, dry, func(ref string, dry bool) error {
 					image, err := r.ResolveImage(c.Context(), ref, false)
 					if err != nil {
 						return err
 					}
 					res, err := r.DeregisterImage(c.Context(), image.ImageID, del, dry)
-					if err != nil {
-						return err
+					if err == nil {
+						done = append(done, res)
 					}
-					done = append(done, res)
+					return err
+				})
+				if err != nil {
+					return err
 				}
 				type col = output.Column[region.DeregisterResult]
 				return output.List(a.printer(), deregisterDoc(done), done, func(d region.DeregisterResult) string { return string(d.ImageID) }, []col{

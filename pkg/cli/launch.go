@@ -57,7 +57,9 @@ the error has the last lines of its console, and the guest stays for a look.`,
 				if wait != "" {
 					for i, inst := range res.Instances {
 						if res.Instances[i], err = r.WaitInstance(c.Context(), inst.InstanceID, region.WaitFor(wait), limit); err != nil {
-							return err
+							// What was launched stays, so whoever asked is told of it.
+							fmt.Fprintf(a.err, "kami: %s was launched and stays; only the wait is over\n", inst.InstanceID)
+							return errors.Join(err, a.printInstances(res, res.Instances))
 						}
 					}
 				}

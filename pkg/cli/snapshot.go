@@ -98,12 +98,7 @@ func (a *app) snapshotDelete() *cobra.Command {
 		Example: "  kami snapshot delete snap-0123456789abcdef0",
 		RunE: func(c *cobra.Command, given []string) error {
 			return a.with(c.Context(), func(r *region.Region) error {
-				for _, id := range given {
-					if err := r.DeleteSnapshot(c.Context(), ami.SnapshotID(id), dry); err != nil {
-						return err
-					}
-				}
-				return nil
+				return allOrNone(given, dry, func(id string, dry bool) error { return r.DeleteSnapshot(c.Context(), ami.SnapshotID(id), dry) })
 			})
 		},
 	}

@@ -75,6 +75,11 @@ that were killed; what commands delete themselves goes at once.`,
 				if len(plan.Layers) == 1 {
 					n = "1 layer"
 				}
+				if dry {
+					for _, d := range plan.Layers {
+						fmt.Fprintln(a.out, d.Hex())
+					}
+				}
 				_, err = fmt.Fprintf(a.out, "%s %s, %s\n", verb, n, output.Bytes(plan.Bytes))
 				return err
 			})

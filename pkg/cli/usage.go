@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/kamivm/kami/pkg/ami"
 )
 
 // usageError is a mistake in the command's words: nothing was begun.
@@ -221,3 +223,25 @@ Flags of all commands:
 
 {{.CommandPath}} COMMAND --help says more of one.{{end}}
 `
+
+// allOrNone does something to each of several things once it is known that it
+// can be done to all of them.
+func allOrNone(given []string, dry bool, do func(ref string, dry bool) error) error {
+	var would error
+	for _, ref := range given {
+		err := do(ref, true)
+		if ami.ErrorCode(err) != ami.CodeDryRunOperation {
+			return err
+		}
+		would = errors.Join(would, err)
+	}
+	if dry {
+		return would
+	}
+	for _, ref := range given {
+		if err := do(ref, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -103,12 +103,7 @@ func (a *app) volumeDelete() *cobra.Command {
 		Example: "  kami volume delete vol-0123456789abcdef0",
 		RunE: func(c *cobra.Command, given []string) error {
 			return a.with(c.Context(), func(r *region.Region) error {
-				for _, id := range given {
-					if err := r.DeleteVolume(c.Context(), ami.VolumeID(id), dry); err != nil {
-						return err
-					}
-				}
-				return nil
+				return allOrNone(given, dry, func(id string, dry bool) error { return r.DeleteVolume(c.Context(), ami.VolumeID(id), dry) })
 			})
 		},
 	}

@@ -89,6 +89,7 @@ func TestAssembledDiskIsWhatItIsMadeOf(t *testing.T) {
 			{Start: espStart, Size: espEnd - espStart, ESP: true},
 			{Start: rootStart, Size: RootSize(l.Size)},
 		},
+		Claimed: rootStart + RootSize(l.Size),
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("Inspect says %+v, want %+v", got, want)

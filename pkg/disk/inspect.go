@@ -25,6 +25,21 @@ type Report struct {
 	UEFIBootable bool
 	Architecture ami.Architecture // "" when nothing tells
 	Partitions   []Partition
+	// Claimed is where the last partition ends by the table, in bytes: more than
+	// the disk has where the disk was cut off.
+	Claimed int64
+}
+
+// slack is how far the partitions of an MBR may end behind the disk: those of
+// hybrid images are rounded up to whole cylinders.
+const slack = 16 << 20
+
+// Truncated says whether the disk ends before its partitions do.
+func (r Report) Truncated(size int64) bool {
+	if r.Table == "gpt" {
+		return r.Claimed > size
+	}
+	return r.Claimed > size+slack
 }
 
 // BootMode is how an image of the disk should boot; "" when it is not known.
@@ -43,6 +58,7 @@ func (r Report) BootMode() ami.BootMode {
 const (
 	sector        = 512
 	maxPartitions = 256
+	maxSectors    = 1 << 50 // far beyond any disk, and within an int64 as bytes
 	// searchESP bounds how much of a disk's EFI system partitions is searched.
 	searchESP = 128 << 20
 )
@@ -68,16 +84,16 @@ func Inspect(ctx context.Context, img io.ReaderAt, size int64) (Report, error) {
 	if head[510] != 0x55 || head[511] != 0xaa {
 		return r, nil
 	}
-	r.Partitions = mbrPartitions(head, size)
+	r.Partitions, r.Claimed = mbrPartitions(head, size)
 	if len(r.Partitions) > 0 {
 		r.Table = "mbr"
 	}
-	gpt, err := gptPartitions(img, size)
+	gpt, claimed, err := gptPartitions(img, size)
 	if err != nil {
 		return r, err
 	}
 	if gpt != nil {
-		r.Table, r.Partitions = "gpt", gpt
+		r.Table, r.Partitions, r.Claimed = "gpt", gpt, claimed
 	}
 	// Boot code begins with a jump or the like; a protective MBR has none.
 	r.BIOSBootable = !bytes.Equal(head[:64], make([]byte, 64))
@@ -113,46 +129,52 @@ func readFull(img io.ReaderAt, p []byte, off int64) error {
 	return nil
 }
 
-func mbrPartitions(head []byte, size int64) (out []Partition) {
+func mbrPartitions(head []byte, size int64) (out []Partition, claimed int64) {
 	for i := range 4 {
 		e := head[446+16*i:]
 		start, n := int64(binary.LittleEndian.Uint32(e[8:]))*sector, int64(binary.LittleEndian.Uint32(e[12:]))*sector
-		if e[4] == 0 || e[4] == 0xee || n == 0 || start >= size {
+		if e[4] == 0 || e[4] == 0xee || n == 0 {
+			continue
+		}
+		if claimed = max(claimed, start+n); start >= size {
 			continue
 		}
 		out = append(out, Partition{Start: start, Size: min(n, size-start), ESP: e[4] == 0xef})
 	}
-	return out
+	return out, claimed
 }
 
 // gptPartitions reads the primary GPT; nil when there is none.
-func gptPartitions(img io.ReaderAt, size int64) ([]Partition, error) {
+func gptPartitions(img io.ReaderAt, size int64) (out []Partition, claimed int64, err error) {
 	h := make([]byte, sector)
 	if err := readFull(img, h, sector); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if string(h[:8]) != "EFI PART" {
-		return nil, nil
+		return nil, 0, nil
 	}
 	le := binary.LittleEndian
 	at, count, each := le.Uint64(h[72:]), le.Uint32(h[80:]), le.Uint32(h[84:])
 	if each < 128 || each > 4096 || at > uint64(size)/sector || count == 0 {
-		return nil, nil
+		return nil, 0, nil
 	}
 	count = min(count, maxPartitions)
 	table := make([]byte, int64(count)*int64(each))
 	if int64(at)*sector+int64(len(table)) > size {
-		return nil, nil
+		return nil, 0, nil
 	}
 	if err := readFull(img, table, int64(at)*sector); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	out := []Partition{}
+	out = []Partition{}
 	for i := range int64(count) {
 		e := table[i*int64(each):]
 		kind := [16]byte(e[:16])
 		first, last := le.Uint64(e[32:]), le.Uint64(e[40:])
-		if kind == [16]byte{} || first > last || first >= uint64(size)/sector {
+		if kind == [16]byte{} || first > last || last > maxSectors {
+			continue
+		}
+		if claimed = max(claimed, int64(last+1)*sector); first >= uint64(size)/sector {
 			continue
 		}
 		last = min(last, uint64(size)/sector-1)
@@ -160,7 +182,7 @@ func gptPartitions(img io.ReaderAt, size int64) ([]Partition, error) {
 			Start: int64(first) * sector, Size: int64(last-first+1) * sector, ESP: kind == guidESP, BIOSBoot: kind == guidBIOS,
 		})
 	}
-	return out, nil
+	return out, claimed, nil
 }
 
 // findLoader looks for the removable-media boot loader in an EFI system

@@ -161,6 +161,7 @@ func TestInspect(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			got.Claimed = 0 // TestTruncated looks at it
 			if !reflect.DeepEqual(got, c.want) {
 				t.Errorf("got %+v, want %+v", got, c.want)
 			}
@@ -269,4 +270,47 @@ func FuzzInspect(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestTruncated cuts off the end of disks whose partitions go up to it.
+func TestTruncated(t *testing.T) {
+	const whole = 64 << 20
+	mbr := make([]byte, whole)
+	mbr[510], mbr[511] = 0x55, 0xaa
+	mbr[446+4] = 0x83
+	binary.LittleEndian.PutUint32(mbr[446+8:], 2048)
+	binary.LittleEndian.PutUint32(mbr[446+12:], whole/sector-2048)
+	gpt := make([]byte, whole)
+	gpt[510], gpt[511] = 0x55, 0xaa
+	copy(gpt[sector:], "EFI PART")
+	le := binary.LittleEndian
+	le.PutUint64(gpt[sector+72:], 2)
+	le.PutUint32(gpt[sector+80:], 1)
+	le.PutUint32(gpt[sector+84:], 128)
+	gpt[2*sector] = 1
+	le.PutUint64(gpt[2*sector+32:], 2048)
+	le.PutUint64(gpt[2*sector+40:], whole/sector-34)
+	for _, tt := range []struct {
+		name string
+		disk []byte
+		size int64
+		want bool
+	}{
+		{"whole mbr", mbr, whole, false},
+		{"mbr rounded up", mbr, whole - 1<<20, false},
+		{"mbr cut off", mbr, whole / 2, true},
+		{"whole gpt", gpt, whole, false},
+		{"gpt cut off", gpt, whole - 1<<20, true},
+		{"no table", make([]byte, whole), whole / 2, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r, err := Inspect(t.Context(), bytes.NewReader(tt.disk[:tt.size]), tt.size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := r.Truncated(tt.size); got != tt.want {
+				t.Errorf("Truncated says %v, want %v: %+v", got, tt.want, r)
+			}
+		})
+	}
 }

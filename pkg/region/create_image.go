@@ -43,7 +43,7 @@ func (r *Region) CreateImage(ctx context.Context, in CreateImageInput) (ami.Imag
 	}
 
 	image := r.newImage(in.Name, in.Description, in.Tags)
-	image.Architecture, image.BootMode, image.RootDeviceName = inst.Architecture, source.BootMode, inst.RootDeviceName
+	image.Architecture, image.BootMode, image.RootDeviceName = inst.Architecture, inst.BootMode, inst.RootDeviceName
 	image.SourceImageID, image.SourceInstanceID = inst.ImageID, inst.InstanceID
 	image.Tags = inheritTags(image.Tags, source.Tags)
 	snaps := make([]ami.Snapshot, len(vols))

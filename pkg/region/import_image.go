@@ -52,6 +52,9 @@ func (r *Region) ImportImage(ctx context.Context, in ImportInput) (ami.Image, er
 	if err != nil {
 		return ami.Image{}, importError(in.Source, err)
 	}
+	if report.Truncated(src.Size()) {
+		return ami.Image{}, importError(in.Source, fmt.Errorf("%w: it has %d bytes, and its partitions end at %d", foreign.ErrTruncated, src.Size(), report.Claimed))
+	}
 	image := r.newImage(in.Name, in.Description, in.Tags)
 	image.BootMode, image.Architecture = report.BootMode(), report.Architecture
 	if in.BootMode != "" {

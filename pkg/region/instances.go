@@ -83,6 +83,7 @@ func (r *Region) observe(ctx context.Context, all []ami.Instance) []ami.Instance
 			}
 			if err != nil {
 				states[inst.Connect], failed[inst.Connect] = nil, err
+				r.progress.Note("what guests do at %s is not known, and what is shown is of before: %s", inst.Connect, firstLine(err))
 			}
 		}
 		if err := failed[inst.Connect]; err != nil {

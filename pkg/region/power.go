@@ -81,6 +81,10 @@ func (r *Region) start(ctx context.Context, inst ami.Instance) (ami.Instance, er
 		if err != nil {
 			return inst, err
 		}
+		// Before the guest runs with it: a port that only the guest knows of is lost.
+		if err := r.updateInstance(ctx, inst.InstanceID, func(i *ami.Instance) { i.SSHPort = inst.SSHPort }); err != nil {
+			return inst, err
+		}
 		if err := r.keepRendering(driver, spec); err != nil {
 			return inst, err
 		}

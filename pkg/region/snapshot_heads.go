@@ -59,7 +59,9 @@ func (r *Region) snapshotStopped(ctx context.Context, vols []ami.Volume, snaps [
 // snapshotRebooted shuts the guest down cleanly, fills snaps and starts the
 // guest again, also when something in between failed.
 func (r *Region) snapshotRebooted(ctx context.Context, inst ami.Instance, vols []ami.Volume, snaps []ami.Snapshot, require ami.Consistency) (_ []ami.Snapshot, _ []ami.Volume, err error) {
-	clean, err := r.powerOff(ctx, inst, DefaultStopTimeout, false)
+	// A reboot that was begun comes to its end, also where nobody wants the image
+	// any more.
+	clean, err := r.powerOff(context.WithoutCancel(ctx), inst, DefaultStopTimeout, false)
 	if err != nil {
 		return nil, nil, err
 	}
