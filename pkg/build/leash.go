@@ -2,8 +2,12 @@ package build
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -39,4 +43,19 @@ func leashed(ctx context.Context, program string, args ...string) (cmd *exec.Cmd
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = leashLimit
 	return cmd, func() { r.Close(); w.Close() }, nil
+}
+
+// RemoveTree removes a folder of a build that was killed. What an ordinary
+// user's build made belongs to users that only exist in a namespace, so it is
+// removed in one.
+func RemoveTree(ctx context.Context, dir string) error {
+	err := os.RemoveAll(dir)
+	if !errors.Is(err, fs.ErrPermission) || os.Getuid() == 0 {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "unshare", "--user", "--map-root-user", "--map-auto", "rm", "-rf", "--one-file-system", "--", dir)
+	if out, rerr := cmd.CombinedOutput(); rerr != nil {
+		return fmt.Errorf("%w; in a namespace: %w: %s", err, rerr, strings.TrimSpace(string(out)))
+	}
+	return nil
 }

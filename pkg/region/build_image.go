@@ -123,3 +123,23 @@ func (r *Region) buildFailed(err error, name string, scratch *durable.Scratch, k
 func indent(text string) string {
 	return "    " + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n    ")
 }
+
+// sweepBuilds removes the work folders of builds that were killed, where only
+// the build's own users may.
+func (r *Region) sweepBuilds(ctx context.Context) error {
+	builds, err := names(r.path("tmp"), "build-", ".work")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range builds {
+		dir := r.path("tmp", "build-"+name+".work")
+		lock, free, err := durable.TryLock(filepath.Join(dir, ".lock"))
+		if err != nil || !free {
+			errs = append(errs, err)
+			continue
+		}
+		errs = append(errs, build.RemoveTree(ctx, dir), lock.Unlock())
+	}
+	return errors.Join(errs...)
+}

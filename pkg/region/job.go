@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -153,7 +154,11 @@ func (r *Region) sweep(ctx context.Context) error {
 	if err := r.purge(ctx); err != nil {
 		r.progress.Note("what is long past cannot be forgotten yet: %v", err)
 	}
-	if err := r.layers.Sweep(); err != nil { // what it started may still be ending
+	err := r.layers.Sweep()
+	if errors.Is(err, fs.ErrPermission) { // an ordinary user's build
+		err = r.sweepBuilds(ctx)
+	}
+	if err != nil { // what it started may still be ending
 		r.progress.Note("what an interrupted command left cannot be removed yet: %v", err)
 	}
 	return nil
