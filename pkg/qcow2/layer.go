@@ -93,6 +93,7 @@ type layerWriter struct {
 	blocks   *Blocks
 	progress func(int64)
 	stage    *stage
+	buffers  sync.Pool // *[]byte, for the compressed clusters of a block
 }
 
 // work is one block on its way: the state of its clusters, then what became of
@@ -102,7 +103,8 @@ type work struct {
 	state  [perBlock]ExtentState
 	sum    [sha256.Size]byte // all zero: a block of zeros
 	allocs []alloc
-	data   [][]byte
+	data   [][]byte // parts of buf
+	buf    *[]byte
 	done   chan error
 }
 
@@ -169,7 +171,26 @@ func (lw *layerWriter) collect(ctx context.Context, wk *work) error {
 		return ctx.Err()
 	}
 	lw.blocks.set(wk.block, wk.sum)
-	return lw.stage.add(wk.allocs, wk.data)
+	err := lw.stage.add(wk.allocs, wk.data)
+	if wk.buf != nil {
+		lw.buffers.Put(wk.buf)
+		wk.buf, wk.data = nil, nil
+	}
+	return err
+}
+
+// maxPacked is more than a block of clusters can take when compressed, in bytes:
+// zstd adds a few bytes to what it cannot compress.
+const maxPacked = BlockSize + perBlock*1024
+
+// buffer returns the room for a block's compressed clusters.
+func (lw *layerWriter) buffer() *[]byte {
+	if b, ok := lw.buffers.Get().(*[]byte); ok {
+		*b = (*b)[:0]
+		return b
+	}
+	b := make([]byte, 0, maxPacked)
+	return &b
 }
 
 // plan cuts what the source says may have changed into blocks, and passes over
@@ -268,13 +289,17 @@ func (lw *layerWriter) deal(wk *work, enc *zstd.Encoder, buf, under []byte) erro
 			wk.allocs = append(wk.allocs, a)
 			continue
 		}
-		packed := enc.EncodeAll(data, nil)
-		if len(packed) >= allocPlain {
-			packed, a.packed = bytes.Clone(data), allocPlain
-		} else {
-			a.packed = uint16(len(packed))
+		if wk.buf == nil {
+			wk.buf = lw.buffer()
 		}
-		wk.allocs, wk.data = append(wk.allocs, a), append(wk.data, packed)
+		start := len(*wk.buf)
+		*wk.buf = enc.EncodeAll(data, *wk.buf)
+		if n := len(*wk.buf) - start; n < allocPlain {
+			a.packed = uint16(n)
+		} else {
+			*wk.buf, a.packed = append((*wk.buf)[:start], data...), allocPlain
+		}
+		wk.allocs, wk.data = append(wk.allocs, a), append(wk.data, (*wk.buf)[start:])
 	}
 	return nil
 }

@@ -141,9 +141,15 @@ func (s *stage) geometry(size int64) geometry {
 func (s *stage) layOut(ctx context.Context, w *os.File, size int64, backing string) (digest.Digest, int64, error) {
 	g := s.geometry(size)
 	h := sha256.New()
-	out := bufio.NewWriterSize(io.MultiWriter(w, h), 1<<20)
+	// Hashed and written at the same time.
 	write := func(b []byte) error {
-		_, err := out.Write(b)
+		hashed := make(chan struct{})
+		go func() {
+			h.Write(b)
+			close(hashed)
+		}()
+		_, err := w.Write(b)
+		<-hashed
 		return err
 	}
 	head, err := header(size, g, backing, compressionZstd, nil)
@@ -163,7 +169,7 @@ func (s *stage) layOut(ctx context.Context, w *os.File, size int64, backing stri
 	if _, err := s.f.Seek(0, io.SeekStart); err != nil {
 		return "", 0, err
 	}
-	buf := make([]byte, 1<<20)
+	buf := make([]byte, 4<<20)
 	for {
 		if err := ctx.Err(); err != nil {
 			return "", 0, err
@@ -180,9 +186,6 @@ func (s *stage) layOut(ctx context.Context, w *os.File, size int64, backing stri
 		}
 	}
 	if err := write(make([]byte, -s.at&(ClusterSize-1))); err != nil {
-		return "", 0, fmt.Errorf("writing a layer: %w", err)
-	}
-	if err := out.Flush(); err != nil {
 		return "", 0, fmt.Errorf("writing a layer: %w", err)
 	}
 	return digest.FromSum([sha256.Size]byte(h.Sum(nil))), g.total * ClusterSize, nil
