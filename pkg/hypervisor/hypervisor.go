@@ -129,9 +129,11 @@ type DiskView interface {
 	Size() int64
 	// Incremental says whether the dirty bitmap could be used.
 	Incremental() bool
+	// Whole is the same disk where everything counts as changed.
+	Whole() DiskView
 	// Extents calls fn with consecutive runs covering [off, off+length).
 	// dirty: may differ from the instant of the bitmap (always true when not
-	// incremental). zero: reads as zeros.
+	// incremental). zero: reads as zeros; said only of what is dirty.
 	Extents(ctx context.Context, off, length int64, fn func(off, length int64, dirty, zero bool) error) error
 }
 

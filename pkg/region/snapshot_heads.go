@@ -176,7 +176,7 @@ func (s viewSource) Extents(ctx context.Context, off, length int64, fn func(off,
 
 // Flat is the view without regard to what has changed, for a layer that stands
 // on nothing.
-func (s viewSource) Flat() qcow2.Source { return flatView(s) }
+func (s viewSource) Flat() qcow2.Source { return flatView{s.DiskView.Whole()} }
 
 type flatView struct{ hypervisor.DiskView }
 

@@ -250,6 +250,8 @@ type diskView struct{ *qcow2.Image }
 
 func (diskView) Incremental() bool { return false }
 
+func (d diskView) Whole() hypervisor.DiskView { return d }
+
 func (d diskView) Extents(ctx context.Context, off, length int64, fn func(off, length int64, dirty, zero bool) error) error {
 	return qcow2.Flatten(d.Image).Extents(ctx, off, length, func(off, length int64, state qcow2.ExtentState) error {
 		return fn(off, length, true, state != qcow2.Data)

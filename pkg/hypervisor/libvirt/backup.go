@@ -26,7 +26,7 @@ import (
 // made anew from it for the time of the job, and forgotten with it. So a guest
 // can be stopped and started, and libvirt with it, and nothing is lost.
 func (d *Driver) Backup(ctx context.Context, id ami.InstanceID, b hypervisor.Backup) (hypervisor.View, error) {
-	v := &view{d: d, id: id, clients: map[string]*nbd.Client{}}
+	v := &view{d: d, id: id, disks: map[string]diskView{}}
 	var plan []backupDisk
 	err := d.with(ctx, id, func(dom *libvirt.Domain) error {
 		if err := clearBackup(dom); err != nil {
@@ -55,15 +55,11 @@ func (d *Driver) Backup(ctx context.Context, id ami.InstanceID, b hypervisor.Bac
 		if !disk.inJob {
 			continue
 		}
-		bitmap := ""
-		if disk.incremental() {
-			bitmap = "backup-" + disk.target // libvirt's name for it
-		}
-		c, err := nbd.Dial(ctx, socketPath(b), disk.target, bitmap)
+		dv, err := dialDisk(ctx, socketPath(b), disk)
 		if err != nil {
 			return nil, errors.Join(err, v.Close())
 		}
-		v.clients[disk.Path] = c
+		v.disks[disk.Path] = dv
 	}
 	return v, nil
 }
@@ -245,28 +241,28 @@ func backupXML(b hypervisor.Backup, plan []backupDisk) (string, error) {
 
 // view is a backup job under way.
 type view struct {
-	d       *Driver
-	id      ami.InstanceID
-	clients map[string]*nbd.Client
-	once    sync.Once
-	err     error
+	d     *Driver
+	id    ami.InstanceID
+	disks map[string]diskView
+	once  sync.Once
+	err   error
 }
 
 // Disk returns the view of the disk with that path.
 func (v *view) Disk(path string) (hypervisor.DiskView, error) {
-	c, ok := v.clients[path]
+	dv, ok := v.disks[path]
 	if !ok {
 		return nil, fmt.Errorf("%s is not in the backup", path)
 	}
-	return diskView{c}, nil
+	return dv, nil
 }
 
 // Close ends the job.
 func (v *view) Close() error {
 	v.once.Do(func() {
 		var errs []error
-		for _, c := range v.clients {
-			errs = append(errs, c.Close())
+		for _, dv := range v.disks {
+			errs = append(errs, dv.close())
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
 		defer cancel()
@@ -279,8 +275,46 @@ func (v *view) Close() error {
 	return v.err
 }
 
-type diskView struct{ *nbd.Client }
+// diskView reads a disk by one connection, and learns by another what of it has
+// changed, where a bitmap says so. What is zero is asked only of that.
+type diskView struct {
+	*nbd.Client
+	changes *nbd.Client // nil without a bitmap
+}
 
-func (d diskView) Incremental() bool { return d.HasBitmap() }
+func dialDisk(ctx context.Context, socket string, disk backupDisk) (diskView, error) {
+	data, err := nbd.Dial(ctx, socket, disk.target, "")
+	if err != nil || !disk.incremental() {
+		return diskView{data, nil}, err
+	}
+	changes, err := nbd.Dial(ctx, socket, disk.target, "backup-"+disk.target) // libvirt's name for the bitmap
+	if err != nil {
+		return diskView{}, errors.Join(err, data.Close())
+	}
+	return diskView{data, changes}, nil
+}
+
+func (d diskView) close() error {
+	if d.changes == nil {
+		return d.Client.Close()
+	}
+	return errors.Join(d.changes.Close(), d.Client.Close())
+}
+
+func (d diskView) Incremental() bool { return d.changes != nil }
+
+func (d diskView) Whole() hypervisor.DiskView { return diskView{d.Client, nil} }
+
+func (d diskView) Extents(ctx context.Context, off, length int64, fn func(off, length int64, dirty, zero bool) error) error {
+	if d.changes == nil {
+		return d.Client.Extents(ctx, off, length, fn)
+	}
+	return d.changes.Extents(ctx, off, length, func(off, length int64, dirty, _ bool) error {
+		if !dirty {
+			return fn(off, length, false, false)
+		}
+		return d.Client.Extents(ctx, off, length, fn)
+	})
+}
 
 var _ hypervisor.Snapshotter = (*Driver)(nil)

@@ -1,7 +1,7 @@
 // Package nbd reads a disk that QEMU exports over the network block device
 // protocol on a unix socket: its data, where it is zero, and which of it a
 // dirty bitmap says has changed. It is as much of a client as a live snapshot
-// needs: fixed newstyle negotiation, structured replies, and the two meta
+// needs: fixed newstyle negotiation, structured replies, and one of the meta
 // contexts base:allocation and qemu:dirty-bitmap. The protocol is described in
 // the NetworkBlockDevice project's doc/proto.md, the dirty bitmap's context in
 // QEMU's docs/interop/nbd.txt.
@@ -57,8 +57,8 @@ type Client struct {
 	conn net.Conn
 	size int64
 
-	allocation, dirty uint32 // ids of the meta contexts
-	hasDirty          bool
+	context uint32 // id of the meta context
+	bitmap  bool   // which is of a dirty bitmap, else of what is allocated
 
 	write   sync.Mutex // one request at a time on the wire
 	mu      sync.Mutex
@@ -68,7 +68,7 @@ type Client struct {
 }
 
 // Dial opens the export of that name. bitmap names a dirty bitmap that the
-// server exports with it, "" for none.
+// server exports with it and by which Extents goes, "" for none.
 func Dial(ctx context.Context, socket, export, bitmap string) (*Client, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", socket)
@@ -166,39 +166,32 @@ func (c *Client) option(opt uint32, data []byte, fn func(kind uint32, data []byt
 	return fmt.Errorf("%w: endless replies to option %d", ErrProtocol, opt)
 }
 
+// contexts asks for one meta context: of the bitmap, or of what is allocated.
+// Together they would be as slow as the slower one, and to find out what of a
+// whole disk is allocated QEMU walks all tables of its chain.
 func (c *Client) contexts(export, bitmap string) error {
-	queries := []string{"base:allocation"}
+	query := "base:allocation"
 	if bitmap != "" {
-		queries = append(queries, "qemu:dirty-bitmap:"+bitmap)
+		query, c.bitmap = "qemu:dirty-bitmap:"+bitmap, true
 	}
 	be := binary.BigEndian
 	b := append(be.AppendUint32(nil, uint32(len(export))), export...)
-	b = be.AppendUint32(b, uint32(len(queries)))
-	for _, q := range queries {
-		b = append(be.AppendUint32(b, uint32(len(q))), q...)
-	}
-	found := map[string]uint32{}
+	b = be.AppendUint32(b, 1)
+	b = append(be.AppendUint32(b, uint32(len(query))), query...)
+	found := false
 	err := c.option(optSetMetaContext, b, func(kind uint32, data []byte) error {
 		if kind != repMetaContext || len(data) < 4 {
 			return fmt.Errorf("%w: a reply of kind %d", ErrProtocol, kind)
 		}
-		found[string(data[4:])] = be.Uint32(data)
+		if string(data[4:]) == query {
+			c.context, found = be.Uint32(data), true
+		}
 		return nil
 	})
-	if err != nil {
-		return err
+	if err == nil && !found {
+		err = fmt.Errorf("the server does not offer %s", query)
 	}
-	id, ok := found[queries[0]]
-	if !ok {
-		return errors.New("the server does not offer base:allocation")
-	}
-	c.allocation = id
-	if bitmap != "" {
-		if c.dirty, c.hasDirty = found[queries[1]]; !c.hasDirty {
-			return fmt.Errorf("the server does not offer the bitmap %q", bitmap)
-		}
-	}
-	return nil
+	return err
 }
 
 func (c *Client) info(kind uint32, data []byte) error {
@@ -219,5 +212,5 @@ func (c *Client) info(kind uint32, data []byte) error {
 // Size is the size of the disk, in bytes.
 func (c *Client) Size() int64 { return c.size }
 
-// HasBitmap says whether the dirty bitmap was asked for and is there.
-func (c *Client) HasBitmap() bool { return c.hasDirty }
+// HasBitmap says whether Extents goes by a dirty bitmap.
+func (c *Client) HasBitmap() bool { return c.bitmap }

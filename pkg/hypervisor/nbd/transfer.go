@@ -277,9 +277,9 @@ func (c *Client) ReadAt(p []byte, off int64) (int, error) {
 	return int(want), nil
 }
 
-// Extents calls fn with consecutive runs that cover [off, off+length). dirty is
-// what the bitmap says, always true without one; zero says that the run reads
-// as zeros.
+// Extents calls fn with consecutive runs that cover [off, off+length). With a
+// bitmap dirty is what that says, and zero is never said; without one everything
+// is dirty, and zero says that the run reads as zeros.
 func (c *Client) Extents(ctx context.Context, off, length int64, fn func(off, length int64, dirty, zero bool) error) error {
 	for end := min(off+length, c.size); off < end; {
 		if err := ctx.Err(); err != nil {
@@ -297,31 +297,26 @@ func (c *Client) Extents(ctx context.Context, off, length int64, fn func(off, le
 		if r.err != nil {
 			return r.err
 		}
-		alloc, dirty := r.status[c.allocation], r.status[c.dirty]
-		if !c.hasDirty {
-			dirty = []extent{{r.length, stateDirty}}
-		}
-		if len(alloc) == 0 || len(dirty) == 0 {
+		status := r.status[c.context]
+		if len(status) == 0 {
 			return fmt.Errorf("%w: no block status", ErrProtocol)
 		}
-		// The two contexts may be told of to different lengths.
-		for len(alloc) > 0 && len(dirty) > 0 && off < end {
-			n := min(alloc[0].length, dirty[0].length, end-off)
-			if err := fn(off, n, dirty[0].flags&stateDirty != 0, alloc[0].flags&stateZero != 0); err != nil {
+		for _, e := range status {
+			n := min(e.length, end-off)
+			if n <= 0 {
+				break // the last extent may be told of to its own end
+			}
+			dirty, zero := true, e.flags&stateZero != 0
+			if c.bitmap {
+				dirty, zero = e.flags&stateDirty != 0, false
+			}
+			if err := fn(off, n, dirty, zero); err != nil {
 				return err
 			}
 			off += n
-			alloc, dirty = take(alloc, n), take(dirty, n)
 		}
 	}
 	return nil
-}
-
-func take(list []extent, n int64) []extent {
-	if list[0].length -= n; list[0].length == 0 {
-		return list[1:]
-	}
-	return list
 }
 
 // closeLimit bounds how long a server may take to be told of the end.
