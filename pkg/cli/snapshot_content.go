@@ -51,7 +51,7 @@ func requireFlag(c *cobra.Command, to *ami.Consistency) {
 	for _, k := range ami.Consistencies() {
 		names = append(names, string(k))
 	}
-	c.Flags().StringVar((*string)(to), "require", "", "fail rather than take the disks with less than this `CONSISTENCY`: "+strings.Join(names, ", "))
+	c.Flags().StringVar((*string)(to), "require", "", "fail rather than take the disks with less than this `CONSISTENCY`: "+strings.Join(names, ", ")+", which a running guest's agent is not asked to freeze for")
 	must(c.RegisterFlagCompletionFunc("require", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp)))
 }
 

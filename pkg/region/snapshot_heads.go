@@ -110,9 +110,11 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 		backup.Disks = append(backup.Disks, disk)
 	}
 	c := ami.ConsistencyCrash
-	frozen, thaw, err := r.freeze(ctx, driver, inst.InstanceID)
-	if err != nil {
-		return nil, nil, err
+	frozen, thaw := false, func() {}
+	if require != ami.ConsistencyCrash { // who is content with that need not wait for the guest
+		if frozen, thaw, err = r.freeze(ctx, driver, inst.InstanceID); err != nil {
+			return nil, nil, err
+		}
 	}
 	if frozen {
 		c = ami.ConsistencyFrozen
