@@ -12,18 +12,7 @@ func checkRequire(want ami.Consistency) error {
 		return nil
 	}
 	return ami.Errorf(ami.CodeInvalidParameterValue, "%q is not a consistency that can be required.", want).
-		WithHint("Require one of %s.", joinWords(ami.Consistencies()))
-}
-
-func joinWords[T ~string](words []T) string {
-	out := ""
-	for i, w := range words {
-		if i > 0 {
-			out += ", "
-		}
-		out += string(w)
-	}
-	return out
+		WithHint("Require one of %v.", ami.Consistencies())
 }
 
 // checkReached fails a snapshot that promises less than was required.

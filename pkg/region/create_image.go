@@ -226,12 +226,26 @@ func addedDevices(inst ami.Instance, over []ami.BlockDeviceMapping) (out []ami.B
 // user) into its descendant.
 func inheritTags(tags, source []ami.Tag) []ami.Tag {
 	for _, t := range source {
-		own := t.Key == TagDefaultUser
-		if own && !slices.ContainsFunc(tags, func(h ami.Tag) bool { return h.Key == t.Key }) {
-			tags = append(slices.Clone(tags), t)
+		if t.Key == TagDefaultUser {
+			tags = withTag(tags, t.Key, t.Value)
 		}
 	}
 	return tags
+}
+
+// lockVolume takes a volume's lock, and returns the volume as it is then.
+func (r *Region) lockVolume(ctx context.Context, id ami.VolumeID) (v ami.Volume, unlock func(), err error) {
+	if v, err = r.volume(ctx, id); err != nil { // whose lock nobody else has to see
+		return v, nil, err
+	}
+	if unlock, err = r.lockVolumes(ctx, []ami.Volume{v}); err != nil {
+		return v, nil, err
+	}
+	if v, err = r.volume(ctx, id); err != nil {
+		unlock()
+		return v, nil, err
+	}
+	return v, unlock, nil
 }
 
 // lockVolumes takes the lock of every volume, in order of their ids so that two

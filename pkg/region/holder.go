@@ -11,11 +11,21 @@ import (
 // guest, whatever the hypervisor that was asked says of it. A user's libvirt that
 // is asked in another environment than the one that started the guest (from cron,
 // say) is another libvirt, and knows nothing of it.
-func (r *Region) guestHolds(inst ami.Instance) (bool, error) {
+func (r *Region) guestHolds(inst ami.Instance) (bool, error) { return r.held(volumesOf(inst)) }
+
+func volumesOf(inst ami.Instance) (ids []ami.VolumeID) {
 	for _, bd := range inst.BlockDeviceMappings {
-		busy, err := r.layers.HeadBusy(bd.Ebs.VolumeID)
+		ids = append(ids, bd.Ebs.VolumeID)
+	}
+	return ids
+}
+
+// held says whether a process has the head of one of the volumes open.
+func (r *Region) held(ids []ami.VolumeID) (bool, error) {
+	for _, id := range ids {
+		busy, err := r.layers.HeadBusy(id)
 		if err != nil || busy {
-			return busy, err
+			return busy, storeError(err, "The disk of %s cannot be looked at.", id)
 		}
 	}
 	return false, nil
@@ -24,23 +34,41 @@ func (r *Region) guestHolds(inst ami.Instance) (bool, error) {
 // letGo is how long a guest that has just ended may take to close its disks.
 const letGo = 3 * time.Second
 
-// checkNotHeld refuses what may only be done while no guest has the disks open.
-func (r *Region) checkNotHeld(ctx context.Context, inst ami.Instance, verb string) error {
+// staysHeld is held for what may just be letting go.
+func (r *Region) staysHeld(ctx context.Context, ids ...ami.VolumeID) (bool, error) {
 	for end := time.Now().Add(letGo); ; {
-		held, err := r.guestHolds(inst)
-		if err != nil || !held {
-			return storeError(err, "The disks of %s cannot be looked at.", inst.InstanceID)
-		}
-		if time.Now().After(end) {
-			return ami.Errorf(ami.CodeIncorrectInstanceState, "The instance '%s' cannot be %s: a process has its disks open, of which %s knows nothing.", inst.InstanceID, verb, inst.Connect).
-				WithHint("It may run under another libvirt: set XDG_RUNTIME_DIR as it was at its launch, or end the QEMU process with %s in its arguments.", inst.InstanceID)
+		held, err := r.held(ids)
+		if err != nil || !held || time.Now().After(end) {
+			return held, err
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return held, ctx.Err()
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// checkNotHeld refuses what may only be done to an instance while no guest has
+// its disks open.
+func (r *Region) checkNotHeld(ctx context.Context, inst ami.Instance, verb string) error {
+	held, err := r.staysHeld(ctx, volumesOf(inst)...)
+	if err != nil || !held {
+		return err
+	}
+	return ami.Errorf(ami.CodeIncorrectInstanceState, "The instance '%s' cannot be %s: a process has its disks open, of which %s knows nothing.", inst.InstanceID, verb, inst.Connect).
+		WithHint("It may run under another libvirt: set XDG_RUNTIME_DIR as it was at its launch, or end the QEMU process with %s in its arguments.", inst.InstanceID)
+}
+
+// checkAtRest refuses to read a volume's head as that of a disk at rest while a
+// process has it open, attached or not.
+func (r *Region) checkAtRest(ctx context.Context, id ami.VolumeID) error {
+	held, err := r.staysHeld(ctx, id)
+	if err != nil || !held {
+		return err
+	}
+	return ami.Errorf(ami.CodeIncorrectInstanceState, "The volume %s is recorded as at rest, and a process has it open.", id).
+		WithHint("A guest may run under another libvirt: set XDG_RUNTIME_DIR as it was at its launch, or end the QEMU process with %s in its arguments.", id)
 }
 
 // noticeOn brings up to date the record of a stopped instance whose start was

@@ -31,12 +31,8 @@ func (r *Region) parentOf(v ami.Volume) (parent digest.Digest, tracked bool) {
 func (r *Region) snapshotStopped(ctx context.Context, vols []ami.Volume, snaps []ami.Snapshot, c ami.Consistency) ([]ami.Snapshot, []ami.Volume, error) {
 	out, moved := make([]ami.Snapshot, len(snaps)), make([]ami.Volume, len(vols))
 	for i, v := range vols {
-		if len(v.Attachments) > 0 {
-			holder := ami.Instance{InstanceID: v.Attachments[0].InstanceID, Connect: "libvirt"}
-			holder.BlockDeviceMappings = []ami.InstanceBlockDevice{{Ebs: ami.InstanceBlockEBS{VolumeID: v.VolumeID}}}
-			if err := r.checkNotHeld(ctx, holder, "saved at rest"); err != nil {
-				return nil, nil, err
-			}
+		if err := r.checkAtRest(ctx, v.VolumeID); err != nil {
+			return nil, nil, err
 		}
 		head, err := r.layers.OpenHead(v.VolumeID, v.Layer)
 		if err != nil {
@@ -206,14 +202,11 @@ func (r *Region) CreateSnapshot(ctx context.Context, in CreateSnapshotInput) (am
 	if in.DryRun {
 		return ami.Snapshot{}, dryRun("create a snapshot of %s", v.VolumeID)
 	}
-	unlock, err := r.lockVolumes(ctx, []ami.Volume{v})
+	v, unlock, err := r.lockVolume(ctx, in.VolumeID)
 	if err != nil {
 		return ami.Snapshot{}, err
 	}
 	defer unlock()
-	if v, err = r.volume(ctx, in.VolumeID); err != nil {
-		return ami.Snapshot{}, err
-	}
 	snap := r.newSnapshot(v.VolumeID, in.Description, v.SizeBytes, in.Tags)
 	j, err := r.begin(ctx, func(tx *catalog.Tx) error { return tx.PutSnapshot(snap) }, string(snap.SnapshotID))
 	if err != nil {

@@ -27,18 +27,11 @@ type VolumeModification struct {
 // grow. A volume never shrinks. What the guest makes of the room is its business.
 func (r *Region) ModifyVolume(ctx context.Context, in ModifyVolumeInput) (VolumeModification, error) {
 	fail := func(err error) (VolumeModification, error) { return VolumeModification{}, err }
-	v, err := r.volume(ctx, in.VolumeID)
-	if err != nil {
-		return fail(err)
-	}
-	unlock, err := r.lockVolumes(ctx, []ami.Volume{v})
+	v, unlock, err := r.lockVolume(ctx, in.VolumeID)
 	if err != nil {
 		return fail(err)
 	}
 	defer unlock()
-	if v, err = r.volume(ctx, in.VolumeID); err != nil {
-		return fail(err)
-	}
 	if v, err = r.healSize(ctx, v); err != nil {
 		return fail(storeError(err, "The volume %s cannot be read.", in.VolumeID))
 	}

@@ -76,11 +76,7 @@ func (r *Region) CreateVolume(ctx context.Context, in CreateVolumeInput) (ami.Vo
 
 // DeleteVolume removes a volume that is not attached.
 func (r *Region) DeleteVolume(ctx context.Context, id ami.VolumeID, dry bool) error {
-	v, err := r.volume(ctx, id)
-	if err != nil {
-		return err
-	}
-	unlock, err := r.lockVolumes(ctx, []ami.Volume{v})
+	_, unlock, err := r.lockVolume(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -116,20 +112,13 @@ func volumeInUse(v ami.Volume) error {
 // AttachVolume gives a volume to an instance, at once when it runs.
 func (r *Region) AttachVolume(ctx context.Context, in AttachVolumeInput) (ami.VolumeAttachment, error) {
 	fail := func(err error) (ami.VolumeAttachment, error) { return ami.VolumeAttachment{}, err }
-	v, err := r.volume(ctx, in.VolumeID)
-	if err != nil {
-		return fail(err)
-	}
-	inst, err := r.instance(ctx, in.InstanceID)
-	if err != nil {
-		return fail(err)
-	}
-	unlock, err := r.lockVolumes(ctx, []ami.Volume{v})
+	v, unlock, err := r.lockVolume(ctx, in.VolumeID)
 	if err != nil {
 		return fail(err)
 	}
 	defer unlock()
-	if v, err = r.volume(ctx, in.VolumeID); err != nil {
+	inst, err := r.instance(ctx, in.InstanceID)
+	if err != nil {
 		return fail(err)
 	}
 	if len(v.Attachments) > 0 {
@@ -222,18 +211,11 @@ func (r *Region) plug(ctx context.Context, inst ami.Instance, device string, id 
 // DetachVolume takes a volume from its instance.
 func (r *Region) DetachVolume(ctx context.Context, id ami.VolumeID, force, dry bool) (ami.VolumeAttachment, error) {
 	fail := func(err error) (ami.VolumeAttachment, error) { return ami.VolumeAttachment{}, err }
-	v, err := r.volume(ctx, id)
-	if err != nil {
-		return fail(err)
-	}
-	unlock, err := r.lockVolumes(ctx, []ami.Volume{v})
+	v, unlock, err := r.lockVolume(ctx, id)
 	if err != nil {
 		return fail(err)
 	}
 	defer unlock()
-	if v, err = r.volume(ctx, id); err != nil {
-		return fail(err)
-	}
 	if len(v.Attachments) == 0 {
 		return fail(ami.Errorf(ami.CodeIncorrectState, "Volume '%s' is in the 'available' state.", id))
 	}

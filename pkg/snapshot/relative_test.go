@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/digest"
 	"github.com/kamivm/kami/pkg/qcow2"
 )
@@ -29,25 +28,7 @@ func rawDisk(t *testing.T, seed byte, edit func([]byte)) qcow2.Source {
 	if err := os.Truncate(path, relativeDisk); err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	src, err := qcow2.RawSource(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return src
-}
-
-func layerOf(t *testing.T, s *Store, src qcow2.Source, parent digest.Digest) Layer {
-	t.Helper()
-	l, err := s.WriteLayer(t.Context(), src, parent, ami.NoProgress.Step("", 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l
+	return sourceOf(t, path)
 }
 
 func TestRelative(t *testing.T) {
@@ -62,9 +43,9 @@ func TestRelative(t *testing.T) {
 		rng := rand.NewChaCha8([32]byte{9})
 		rng.Read(b[:8<<20])
 	}
-	one := layerOf(t, s, rawDisk(t, 1, nil), "")
-	two := layerOf(t, s, rawDisk(t, 2, nil), "")
-	twoChanged := layerOf(t, s, rawDisk(t, 2, other), two.Digest)
+	one := write(t, s, rawDisk(t, 1, nil), "")
+	two := write(t, s, rawDisk(t, 2, nil), "")
+	twoChanged := write(t, s, rawDisk(t, 2, other), two.Digest)
 	tests := []struct {
 		name string
 		src  qcow2.Source
@@ -90,11 +71,11 @@ func TestRelative(t *testing.T) {
 		})
 	}
 	// Standing on a relative costs what is different; on the same, nothing.
-	again := layerOf(t, s, rawDisk(t, 1, nil), one.Digest)
+	again := write(t, s, rawDisk(t, 1, nil), one.Digest)
 	if again.Digest != one.Digest {
 		t.Errorf("the same disk over itself is the layer %s, want %s", again.Digest.Short(), one.Digest.Short())
 	}
-	near := layerOf(t, s, rawDisk(t, 1, func(b []byte) { b[5] ^= 1 }), one.Digest)
+	near := write(t, s, rawDisk(t, 1, func(b []byte) { b[5] ^= 1 }), one.Digest)
 	if near.FileSize > 1<<20 {
 		t.Errorf("one changed byte costs %d bytes", near.FileSize)
 	}

@@ -25,17 +25,24 @@ func open(t *testing.T) *Store {
 // raw is a raw disk of 4 MiB with noise at its start and, if mark, a byte at 3 MiB.
 func raw(t *testing.T, mark byte) qcow2.Source {
 	t.Helper()
-	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
+	b := make([]byte, 4<<20)
+	rand.New(rand.NewSource(1)).Read(b[:1<<20])
+	b[3<<20] = mark
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return sourceOf(t, path)
+}
+
+// sourceOf opens a raw disk until the test ends.
+func sourceOf(t *testing.T, path string) qcow2.Source {
+	t.Helper()
+	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	b := make([]byte, 4<<20)
-	rand.New(rand.NewSource(1)).Read(b[:1<<20])
-	b[3<<20] = mark
-	if _, err := f.Write(b); err != nil {
-		t.Fatal(err)
-	}
 	src, err := qcow2.RawSource(f)
 	if err != nil {
 		t.Fatal(err)

@@ -59,7 +59,7 @@ func TestOutOfRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := exec.CommandContext(t.Context(), "mount", "-t", "tmpfs", "-o", "size=1m,mode=1733", "none", small).CombinedOutput(); err != nil {
-		t.Skipf("nothing can be mounted here: %s", out)
+		t.Fatalf("mount: %v: %s", err, out)
 	}
 	t.Cleanup(func() { exec.Command("umount", "-l", small).Run() })
 	sockets := filepath.Join(dir, "sockets")
