@@ -100,6 +100,19 @@ type Backup struct {
 	// second has room for copies of what the guest overwrites while the view is
 	// open.
 	SocketDir, CopiesDir string
+	// Quiesce makes the guest quiet for the instant of the view: it is called
+	// once, while the backup is prepared, and comes to its end before the
+	// instant and before Backup returns, also when that fails. Its error is
+	// Backup's. nil where nothing has to be done.
+	Quiesce func(context.Context) error
+}
+
+// Quiesced calls Quiesce, if there is one.
+func (b Backup) Quiesced(ctx context.Context) error {
+	if b.Quiesce == nil {
+		return nil
+	}
+	return b.Quiesce(ctx)
 }
 
 // BackupDisk names one disk of a backup by the path of its file, which may

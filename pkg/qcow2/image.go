@@ -30,6 +30,10 @@ type Source interface {
 	Extents(ctx context.Context, off, length int64, fn func(off, length int64, state ExtentState) error) error
 }
 
+// Finisher is a Source that is told when all that is wanted of it has been read,
+// so that it need not be held while that is laid out and made durable.
+type Finisher interface{ Finish() }
+
 // Image is an open chain of qcow2 files: a top and what it stands on.
 type Image struct{ files []*file } // top first
 

@@ -65,6 +65,9 @@ func WriteLayer(ctx context.Context, w *os.File, src Source, parent *Parent, pro
 	if err := lw.run(ctx); err != nil {
 		return LayerResult{}, err
 	}
+	if f, ok := src.(Finisher); ok {
+		f.Finish()
+	}
 	if err := stage.flush(); err != nil {
 		return LayerResult{}, err
 	}
@@ -109,7 +112,7 @@ type work struct {
 }
 
 func (lw *layerWriter) run(ctx context.Context) error {
-	workers := runtime.GOMAXPROCS(0)
+	workers := 2 * runtime.GOMAXPROCS(0)
 	todo, inOrder := make(chan *work), make(chan *work, 2*workers)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {

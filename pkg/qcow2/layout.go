@@ -2,13 +2,17 @@ package qcow2
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kamivm/kami/pkg/digest"
 )
@@ -140,18 +144,6 @@ func (s *stage) geometry(size int64) geometry {
 // layOut writes the layer's file and returns its digest and size.
 func (s *stage) layOut(ctx context.Context, w *os.File, size int64, backing string) (digest.Digest, int64, error) {
 	g := s.geometry(size)
-	h := sha256.New()
-	// Hashed and written at the same time.
-	write := func(b []byte) error {
-		hashed := make(chan struct{})
-		go func() {
-			h.Write(b)
-			close(hashed)
-		}()
-		_, err := w.Write(b)
-		<-hashed
-		return err
-	}
 	head, err := header(size, g, backing, compressionZstd, nil)
 	if err != nil {
 		return "", 0, err
@@ -161,34 +153,57 @@ func (s *stage) layOut(ctx context.Context, w *os.File, size int64, backing stri
 		binary.BigEndian.PutUint64(table[i*8:], uint64((g.refBlock+i)*ClusterSize))
 	}
 	l1, l2 := s.tables(g)
-	for _, part := range [][]byte{head, table, s.refcounts(g), l1, l2} {
-		if err := write(part); err != nil {
-			return "", 0, fmt.Errorf("writing a layer: %w", err)
-		}
-	}
 	if _, err := s.f.Seek(0, io.SeekStart); err != nil {
 		return "", 0, err
 	}
-	buf := make([]byte, 4<<20)
-	for {
-		if err := ctx.Err(); err != nil {
-			return "", 0, err
-		}
-		n, err := s.f.Read(buf)
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return "", 0, fmt.Errorf("reading a staged layer: %w", err)
-		}
-		if err := write(buf[:n]); err != nil {
-			return "", 0, fmt.Errorf("writing a layer: %w", err)
-		}
-	}
-	if err := write(make([]byte, -s.at&(ClusterSize-1))); err != nil {
+	sum, err := writeHashed(ctx, w, io.MultiReader(
+		bytes.NewReader(head), bytes.NewReader(table), bytes.NewReader(s.refcounts(g)), bytes.NewReader(l1), bytes.NewReader(l2),
+		s.f, bytes.NewReader(make([]byte, -s.at&(ClusterSize-1)))))
+	if err != nil {
 		return "", 0, fmt.Errorf("writing a layer: %w", err)
 	}
-	return digest.FromSum([sha256.Size]byte(h.Sum(nil))), g.total * ClusterSize, nil
+	return digest.FromSum(sum), g.total * ClusterSize, nil
+}
+
+// writeHashed copies r to w and returns the SHA-256 of it. Hashing goes on beside
+// reading and writing, and the disk is set to work at once, so that there is
+// little left to wait for when the file is synced.
+func writeHashed(ctx context.Context, w *os.File, r io.Reader) (sum [sha256.Size]byte, err error) {
+	const chunk, ahead = 1 << 20, 4
+	free, filled := make(chan []byte, ahead), make(chan []byte, ahead)
+	for range ahead {
+		free <- make([]byte, chunk)
+	}
+	hashed := make(chan struct{})
+	go func() {
+		defer close(hashed)
+		h := sha256.New()
+		for b := range filled {
+			h.Write(b)
+			free <- b[:chunk]
+		}
+		h.Sum(sum[:0])
+	}()
+	for at := int64(0); err == nil; {
+		if err = ctx.Err(); err != nil {
+			break
+		}
+		b := <-free
+		n, rerr := io.ReadFull(r, b)
+		filled <- b[:n]
+		if _, err = w.Write(b[:n]); err == nil {
+			// Only a hint: the sync that follows reports what fails.
+			_ = unix.SyncFileRange(int(w.Fd()), at, int64(n), unix.SYNC_FILE_RANGE_WRITE)
+			at += int64(n)
+			err = rerr
+		}
+	}
+	close(filled)
+	<-hashed
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
+	}
+	return sum, err
 }
 
 // tables makes the L1 table and the L2 tables that are not empty.

@@ -105,21 +105,27 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 		}
 		backup.Disks = append(backup.Disks, disk)
 	}
-	c := ami.ConsistencyCrash
-	frozen, thaw := false, func() {}
+	c, thaw := ami.ConsistencyCrash, func() {}
 	if require != ami.ConsistencyCrash { // who is content with that need not wait for the guest
-		if frozen, thaw, err = r.freeze(ctx, driver, inst.InstanceID); err != nil {
-			return nil, nil, err
+		backup.Quiesce = func(ctx context.Context) error {
+			frozen, undo, err := r.freeze(ctx, driver, inst.InstanceID)
+			if err != nil {
+				return err
+			}
+			if thaw = undo; frozen {
+				c = ami.ConsistencyFrozen
+			}
+			return checkReached(c, require, inst.InstanceID)
 		}
 	}
-	if frozen {
-		c = ami.ConsistencyFrozen
-	}
-	var view hypervisor.View
-	if err = checkReached(c, require, inst.InstanceID); err == nil {
-		view, err = snapper.Backup(ctx, inst.InstanceID, backup)
-	}
-	thaw()
+	view, err := snapper.Backup(ctx, inst.InstanceID, backup)
+	// The guest thaws while its disks are read.
+	thawed := make(chan struct{})
+	go func() {
+		defer close(thawed)
+		thaw()
+	}()
+	defer func() { <-thawed }()
 	if err != nil {
 		return nil, nil, storeError(err, "The disks of %s cannot be read while it runs.", inst.InstanceID)
 	}
@@ -131,11 +137,17 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 			r.progress.Note("the view of the disks of %s did not end well: %v", inst.InstanceID, cerr)
 		}
 	}()
-	if c == ami.ConsistencyCrash {
+	if c == ami.ConsistencyCrash && backup.Quiesce != nil {
 		r.progress.Note("no guest agent answered: the disks are taken as after a power cut (crash-consistent)")
 	}
 	out := make([]ami.Snapshot, len(snaps))
 	moved := make([]ami.Volume, len(vols))
+	unread := len(vols)
+	finish := func() {
+		if unread--; unread == 0 {
+			go view.Close() // waited for below
+		}
+	}
 	for i, v := range vols {
 		dv, err := view.Disk(backup.Disks[i].Path)
 		if err != nil {
@@ -144,7 +156,8 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 		if !dv.Incremental() {
 			r.progress.Note("%s has no record of its changed blocks: the whole disk is compared", v.VolumeID)
 		}
-		if out[i], err = r.fill(ctx, snaps[i], viewSource{dv}, parents[i], c); err != nil {
+		out[i], err = r.fill(ctx, snaps[i], viewSource{dv, finish}, parents[i], c)
+		if err != nil {
 			if ctx.Err() != nil {
 				err = ctx.Err() // not that the view was closed for it
 			}
@@ -157,7 +170,13 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 }
 
 // viewSource reads a layer from a hypervisor's view of a disk.
-type viewSource struct{ hypervisor.DiskView }
+type viewSource struct {
+	hypervisor.DiskView
+	finish func()
+}
+
+// Finish lets the view end while the last layer is laid out.
+func (s viewSource) Finish() { s.finish() }
 
 // Extents calls fn with what may differ from the parent.
 func (s viewSource) Extents(ctx context.Context, off, length int64, fn func(off, length int64, state qcow2.ExtentState) error) error {
@@ -174,9 +193,9 @@ func (s viewSource) Extents(ctx context.Context, off, length int64, fn func(off,
 
 // Flat is the view without regard to what has changed, for a layer that stands
 // on nothing.
-func (s viewSource) Flat() qcow2.Source { return flatView{s.DiskView.Whole()} }
+func (s viewSource) Flat() qcow2.Source { return flatView{viewSource{s.Whole(), s.finish}} }
 
-type flatView struct{ hypervisor.DiskView }
+type flatView struct{ viewSource }
 
 func (s flatView) Extents(ctx context.Context, off, length int64, fn func(off, length int64, state qcow2.ExtentState) error) error {
 	return s.DiskView.Extents(ctx, off, length, func(off, length int64, _, zero bool) error {

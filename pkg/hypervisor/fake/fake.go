@@ -195,6 +195,9 @@ func (d *Driver) ResizeDisk(ctx context.Context, id ami.InstanceID, _ string, _ 
 
 // Backup opens the disks as their files have them: the guest writes nothing.
 func (d *Driver) Backup(ctx context.Context, id ami.InstanceID, b hypervisor.Backup) (hypervisor.View, error) {
+	if err := b.Quiesced(ctx); err != nil {
+		return nil, err
+	}
 	v := &view{images: map[string]*qcow2.Image{}}
 	err := d.with(ctx, id, func(g *guest) error {
 		for _, want := range b.Disks {

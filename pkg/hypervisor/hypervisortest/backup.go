@@ -2,6 +2,7 @@ package hypervisortest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -33,6 +34,20 @@ func (c Config) backup(t *testing.T) {
 	other.Disks[0].Path += ".other"
 	if _, err := s.Backup(t.Context(), guest.ID, other); err == nil {
 		t.Error("a disk that the guest does not have was backed up")
+	}
+
+	// The guest is made quiet once, and what hinders that is told.
+	loud := errors.New("not quiet")
+	quiet := one("", "")
+	calls := 0
+	quiet.Quiesce = func(context.Context) error { calls++; return loud }
+	if _, err := s.Backup(t.Context(), guest.ID, quiet); !errors.Is(err, loud) || calls != 1 {
+		t.Errorf("Backup of a guest that cannot be quiesced: %v after %d calls, want %v after one", err, calls, loud)
+	}
+	quiet = one("", "")
+	quiet.Quiesce = func(context.Context) error { calls++; return nil }
+	if err := c.view(t, s, guest, quiet).Close(); err != nil || calls != 2 {
+		t.Errorf("Close of the view of a quiet guest: %v after %d calls", err, calls)
 	}
 
 	// All of the disk, for nothing is known of an earlier instant.

@@ -15,42 +15,39 @@ import (
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/hypervisor"
 	"github.com/kamivm/kami/pkg/hypervisor/nbd"
+	"github.com/kamivm/kami/pkg/qcow2"
 )
 
 // Backup opens a view by a libvirt backup job in pull mode: from the instant on
 // that it begins, QEMU copies away what the guest overwrites, and exports the
 // disks as they were over NBD.
-//
-// libvirt knows a dirty bitmap only as part of a checkpoint. What kami keeps of
-// one is the bitmap in the disk's file; the checkpoint's record in libvirt is
-// made anew from it for the time of the job, and forgotten with it. So a guest
-// can be stopped and started, and libvirt with it, and nothing is lost.
 func (d *Driver) Backup(ctx context.Context, id ami.InstanceID, b hypervisor.Backup) (hypervisor.View, error) {
 	v := &view{d: d, id: id, disks: map[string]diskView{}}
 	var plan []backupDisk
+	// The guest is quiesced while the job is prepared.
+	quiet := sync.OnceValue(func() error { return b.Quiesced(ctx) })
+	go func() { _ = quiet() }() // whose error is asked for below
 	err := d.with(ctx, id, func(dom *libvirt.Domain) error {
-		if err := clearBackup(dom); err != nil {
+		var err error
+		if plan, err = prepareBackup(ctx, dom, b); err != nil {
 			return err
 		}
-		err := wake(ctx, dom)
-		if err != nil && !errors.Is(err, errOutOfRoom) { // that was an earlier command's
+		if err := quiet(); err != nil {
 			return err
 		}
-		if plan, err = planBackup(dom, b); err != nil {
-			return err
-		}
-		if err := beginBackup(dom, b, plan); err != nil {
-			return errors.Join(err, forgetCheckpoints(dom))
-		}
-		return nil
+		return beginBackup(dom, b, plan)
 	})
 	if err != nil {
+		if qerr := quiet(); qerr != nil { // which comes to its end in any case
+			err = qerr
+		}
 		// A call that was given up may have begun the job all the same.
 		if ctx.Err() != nil {
 			err = errors.Join(err, v.Close())
 		}
 		return nil, gone(err)
 	}
+	v.tidy(ctx, plan)
 	for _, disk := range plan {
 		if !disk.inJob {
 			continue
@@ -69,6 +66,7 @@ type backupDisk struct {
 	hypervisor.BackupDisk
 	target string // vda
 	inJob  bool
+	node   node
 }
 
 func (b backupDisk) incremental() bool { return b.Bitmap != "" }
@@ -76,16 +74,20 @@ func (b backupDisk) incremental() bool { return b.Bitmap != "" }
 // closeLimit bounds how long the end of a backup is waited for.
 const closeLimit = 30 * time.Second
 
+func scratchPath(b hypervisor.Backup, p backupDisk) string {
+	return filepath.Join(b.CopiesDir, p.target+".scratch")
+}
+
 func socketPath(b hypervisor.Backup) string { return filepath.Join(b.SocketDir, "s") }
 
-// clearBackup ends what a killed process left of an earlier backup.
-func clearBackup(dom *libvirt.Domain) error {
+// endJob ends the backup that is under way, if any.
+func endJob(dom *libvirt.Domain) error {
 	if info, err := dom.GetJobInfo(); err == nil && info.Type != libvirt.DOMAIN_JOB_NONE {
 		if err := dom.AbortJob(); err != nil {
-			return fmt.Errorf("ending an earlier backup: %w", err)
+			return fmt.Errorf("ending a backup: %w", err)
 		}
 	}
-	return forgetCheckpoints(dom)
+	return nil
 }
 
 // errOutOfRoom says why a guest stood still until its backup ended.
@@ -111,22 +113,51 @@ func wake(ctx context.Context, dom *libvirt.Domain) error {
 	return errOutOfRoom
 }
 
-// forgetCheckpoints drops libvirt's records of checkpoints; bitmaps stay.
-func forgetCheckpoints(dom *libvirt.Domain) error {
-	all, err := dom.ListAllCheckpoints(libvirt.DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
+// prepareBackup does all that a backup needs and that does not need the guest to
+// be quiet: what a killed process left of an earlier backup is ended, libvirt
+// knows the bitmaps, and what the guest overwrites has somewhere to go.
+func prepareBackup(ctx context.Context, dom *libvirt.Domain, b hypervisor.Backup) ([]backupDisk, error) {
+	if err := endJob(dom); err != nil {
+		return nil, err
+	}
+	err := wake(ctx, dom)
+	if err != nil && !errors.Is(err, errOutOfRoom) { // that was an earlier command's
+		return nil, err
+	}
+	plan, err := planBackup(dom, b)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range plan {
+		if !p.inJob {
+			continue
+		}
+		// Made here in a millisecond; libvirt's way takes two jobs of QEMU's.
+		if err := qcow2.CreateHead(scratchPath(b, p), p.node.size, "", ""); err != nil {
+			return nil, err
+		}
+	}
+	return plan, tellBitmaps(dom, plan)
+}
+
+// beginBackup starts the job.
+func beginBackup(dom *libvirt.Domain, b hypervisor.Backup, plan []backupDisk) error {
+	next := ""
+	if b.Next != "" {
+		var err error
+		if next, err = checkpointXML(b.Next, plan, func(p backupDisk) bool { return p.inJob }); err != nil {
+			return err
+		}
+	}
+	text, err := backupXML(b, plan)
 	if err != nil {
 		return err
 	}
-	slices.Reverse(all) // children first
-	var errs []error
-	for _, c := range all {
-		errs = append(errs, c.Delete(libvirt.DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY), c.Free())
-	}
-	return errors.Join(errs...)
+	return dom.BackupBegin(text, next, libvirt.DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
 }
 
-// planBackup finds the disks in the guest, removes bitmaps that nothing needs,
-// and drops from the plan those that cannot be relied on.
+// planBackup finds the disks in the guest, and drops from the plan the bitmaps
+// that cannot be relied on.
 func planBackup(dom *libvirt.Domain, b hypervisor.Backup) ([]backupDisk, error) {
 	m := monitor{dom}
 	nodes, err := m.nodes()
@@ -146,12 +177,9 @@ func planBackup(dom *libvirt.Domain, b hypervisor.Backup) ([]backupDisk, error) 
 			}
 		}
 		if disk.inJob {
-			n := nodes[disk.Path]
-			if !n.usable(disk.Bitmap) {
+			disk.node = nodes[disk.Path]
+			if !disk.node.usable(disk.Bitmap) {
 				disk.Bitmap = ""
-			}
-			if err := m.dropBitmaps(n, disk.Bitmap); err != nil {
-				return nil, err
 			}
 		}
 		plan = append(plan, disk)
@@ -164,60 +192,6 @@ func planBackup(dom *libvirt.Domain, b hypervisor.Backup) ([]backupDisk, error) 
 	return plan, nil
 }
 
-// beginBackup tells libvirt of the bitmaps that are to be used and starts the job.
-func beginBackup(dom *libvirt.Domain, b hypervisor.Backup, plan []backupDisk) error {
-	for _, name := range bitmapNames(plan) {
-		text, err := checkpointXML(name, plan, func(p backupDisk) bool { return p.inJob && p.Bitmap == name })
-		if err != nil {
-			return err
-		}
-		c, err := dom.CreateCheckpointXML(text, libvirt.DOMAIN_CHECKPOINT_CREATE_REDEFINE)
-		if err != nil {
-			return fmt.Errorf("telling of the bitmap %s: %w", name, err)
-		}
-		if err := c.Free(); err != nil {
-			return err
-		}
-	}
-	next := ""
-	if b.Next != "" {
-		var err error
-		if next, err = checkpointXML(b.Next, plan, func(p backupDisk) bool { return p.inJob }); err != nil {
-			return err
-		}
-	}
-	text, err := backupXML(b, plan)
-	if err != nil {
-		return err
-	}
-	return dom.BackupBegin(text, next, 0)
-}
-
-// bitmapNames are the bitmaps of a plan, each once.
-func bitmapNames(plan []backupDisk) []string {
-	var names []string
-	for _, p := range plan {
-		if p.incremental() && !slices.Contains(names, p.Bitmap) {
-			names = append(names, p.Bitmap)
-		}
-	}
-	return names
-}
-
-// checkpointXML describes a checkpoint by whose name the bitmaps go.
-func checkpointXML(name string, plan []backupDisk, has func(backupDisk) bool) (string, error) {
-	// A checkpoint that is told of anew needs a time, for which kami has no use.
-	c := libvirtxml.DomainCheckpoint{Name: name, CreationTime: "1", Disks: &libvirtxml.DomainCheckpointDisks{}}
-	for _, p := range plan {
-		disk := libvirtxml.DomainCheckpointDisk{Name: p.target, Checkpoint: "no"}
-		if has(p) {
-			disk.Checkpoint = "bitmap"
-		}
-		c.Disks.Disks = append(c.Disks.Disks, disk)
-	}
-	return c.Marshal()
-}
-
 func backupXML(b hypervisor.Backup, plan []backupDisk) (string, error) {
 	var out []libvirtxml.DomainBackupPullDisk
 	for _, p := range plan {
@@ -228,7 +202,7 @@ func backupXML(b hypervisor.Backup, plan []backupDisk) (string, error) {
 				disk.BackupMode, disk.Incremental = "incremental", p.Bitmap
 			}
 			disk.Scratch = &libvirtxml.DomainDiskSource{
-				File: &libvirtxml.DomainDiskSourceFile{File: filepath.Join(b.CopiesDir, p.target+".scratch")},
+				File: &libvirtxml.DomainDiskSourceFile{File: scratchPath(b, p)},
 			}
 		}
 		out = append(out, disk)
@@ -241,11 +215,31 @@ func backupXML(b hypervisor.Backup, plan []backupDisk) (string, error) {
 
 // view is a backup job under way.
 type view struct {
-	d     *Driver
-	id    ami.InstanceID
-	disks map[string]diskView
-	once  sync.Once
-	err   error
+	d      *Driver
+	id     ami.InstanceID
+	disks  map[string]diskView
+	tidied chan error // nil when there is nothing to tidy
+	once   sync.Once
+	err    error
+}
+
+// tidy removes, while the disks are read, the bitmaps that nothing needs any
+// more, and what libvirt knows of them.
+func (v *view) tidy(ctx context.Context, plan []backupDisk) {
+	v.tidied = make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeLimit)
+		defer cancel()
+		v.tidied <- v.d.with(ctx, v.id, func(dom *libvirt.Domain) error {
+			errs := []error{forgetCheckpoints(dom, bitmapNames(plan))}
+			for _, p := range plan {
+				if p.inJob {
+					errs = append(errs, monitor{dom}.dropBitmaps(p.node, p.Bitmap))
+				}
+			}
+			return errors.Join(errs...)
+		})
+	}()
 }
 
 // Disk returns the view of the disk with that path.
@@ -264,9 +258,12 @@ func (v *view) Close() error {
 		for _, dv := range v.disks {
 			errs = append(errs, dv.close())
 		}
+		if v.tidied != nil {
+			errs = append(errs, <-v.tidied)
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
 		defer cancel()
-		err := v.d.with(ctx, v.id, func(dom *libvirt.Domain) error { return errors.Join(clearBackup(dom), wake(ctx, dom)) })
+		err := v.d.with(ctx, v.id, func(dom *libvirt.Domain) error { return errors.Join(endJob(dom), wake(ctx, dom)) })
 		if errors.Is(err, hypervisor.ErrNotFound) {
 			err = nil // the guest is gone, and the job with it
 		}

@@ -56,6 +56,7 @@ type bitmap struct {
 // node is a disk of the guest: QEMU's name for it, and its bitmaps.
 type node struct {
 	name    string
+	size    int64 // in bytes
 	bitmaps []bitmap
 }
 
@@ -87,6 +88,7 @@ func (m monitor) nodes() (map[string]node, error) {
 				NodeName string `json:"node-name"`
 				Image    struct {
 					Filename string `json:"filename"`
+					Size     int64  `json:"virtual-size"`
 				} `json:"image"`
 				Bitmaps []bitmap `json:"dirty-bitmaps"`
 			} `json:"inserted"`
@@ -98,7 +100,7 @@ func (m monitor) nodes() (map[string]node, error) {
 	out := map[string]node{}
 	for _, dev := range answer.Return {
 		if in := dev.Inserted; in != nil {
-			out[imageFile(in.Image.Filename)] = node{in.NodeName, in.Bitmaps}
+			out[imageFile(in.Image.Filename)] = node{in.NodeName, in.Image.Size, in.Bitmaps}
 		}
 	}
 	return out, nil
