@@ -58,7 +58,8 @@ func id(r recipe.Recipe, what string) string {
 	return uuid.NewSHA1(uuid.NameSpaceURL, []byte("kami/recipe/"+r.Name+"/"+what)).String()
 }
 
-// Build makes the disk of a recipe without From.
+// Build makes the disk of a recipe without From. It returns a *StepError or a
+// *PackageError where that is what failed.
 func Build(ctx context.Context, o Options) (Result, error) {
 	step := o.Progress.Step("installing packages for "+o.Recipe.Name, 0)
 	root, err := makeRoot(ctx, o)

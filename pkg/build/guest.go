@@ -48,7 +48,7 @@ type Guest struct {
 // Change installs a recipe's packages, puts its files in place and runs its
 // script, all in the guest, and makes the guest forget who it is, so that what
 // is launched from it becomes somebody of its own. It returns a *StepError with
-// what the step printed.
+// what the step printed, or a *PackageError.
 func (g Guest) Change(ctx context.Context) error {
 	client, err := g.dial(ctx)
 	if err != nil {
@@ -70,7 +70,7 @@ func (g Guest) Change(ctx context.Context) error {
 	for _, s := range steps {
 		if !s.skip {
 			if err := g.step(ctx, client, s.name, s.command, nil); err != nil {
-				return err
+				return packageFaults(err, r.Packages, "the package sources of "+r.From)
 			}
 		}
 	}
@@ -97,7 +97,7 @@ func (g Guest) Change(ctx context.Context) error {
 const firstBoot = `if command -v cloud-init >/dev/null; then cloud-init status --wait >/dev/null || test $? = 2; fi`
 
 func install(packages []string) string {
-	return "export DEBIAN_FRONTEND=noninteractive; apt-get -q -o Acquire::Retries=3 update && " +
+	return "export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8; apt-get -q -o Acquire::Retries=3 update && " +
 		"apt-get -q -y --no-install-recommends -o Acquire::Retries=3 -o Dpkg::Options::=--force-confold install -- " +
 		strings.Join(packages, " ") + " && apt-get clean && rm -rf /var/lib/apt/lists/*"
 }

@@ -103,7 +103,7 @@ func webRecipe(t *testing.T) recipe.Recipe {
 		}
 	}
 	return recipe.Recipe{
-		Name: "web", Dir: dir, Packages: []string{"nginx-light", "curl"}, Script: "setup.sh",
+		Name: "web", From: "debian-12", Dir: dir, Packages: []string{"nginx-light", "curl"}, Script: "setup.sh",
 		Files: []recipe.File{
 			{Path: "/var/www/it's.html", Source: "index.html"},
 			{Path: "/usr/local/bin/hello", Content: "#!/bin/sh\n", Mode: "0755"},
@@ -151,26 +151,31 @@ func TestChangeOrder(t *testing.T) {
 }
 
 func TestChangeSaysWhatAFailedStepPrinted(t *testing.T) {
-	key, err := NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := newSSHGuest(t, key, func(command string) (string, uint32) {
-		if strings.Contains(command, "apt-get") {
-			return "E: Unable to locate package nginx-light\n", 100
+	for _, c := range []struct{ printed, want, output string }{
+		{"E: Unable to fetch some archives\n", "installing nginx-light, curl: Process exited with status 100", "E: Unable to fetch some archives"},
+		{"E: Unable to locate package curl\n", "packages[1]: curl: there is no such package in the package sources of debian-12", ""},
+	} {
+		key, err := NewKey()
+		if err != nil {
+			t.Fatal(err)
 		}
-		return "", 0
-	})
-	err = Guest{Recipe: webRecipe(t), Address: g.address, User: "root", Key: key, Progress: ami.NoProgress}.Change(t.Context())
-	var step *StepError
-	if !errors.As(err, &step) {
-		t.Fatalf("Change: %v, want a *StepError", err)
-	}
-	if got, want := step.Output, "E: Unable to locate package nginx-light"; got != want {
-		t.Errorf("the step's output is %q, want %q", got, want)
-	}
-	if len(g.commands) != 2 {
-		t.Errorf("after the failure the guest ran on: %q", g.commands)
+		g := newSSHGuest(t, key, func(command string) (string, uint32) {
+			if strings.Contains(command, "apt-get") {
+				return c.printed, 100
+			}
+			return "", 0
+		})
+		err = Guest{Recipe: webRecipe(t), Address: g.address, User: "root", Key: key, Progress: ami.NoProgress}.Change(t.Context())
+		if err == nil || err.Error() != c.want {
+			t.Fatalf("Change: got error %v, want %s", err, c.want)
+		}
+		var step *StepError
+		if errors.As(err, &step) && step.Output != c.output {
+			t.Errorf("the step's output is %q, want %q", step.Output, c.output)
+		}
+		if len(g.commands) != 2 {
+			t.Errorf("after the failure the guest ran on: %q", g.commands)
+		}
 	}
 }
 

@@ -61,7 +61,8 @@ func makeRoot(ctx context.Context, o Options) (string, error) {
 	if os.Getuid() == 0 && exec.CommandContext(ctx, alone[0], append(slices.Clone(alone[1:]), "true")...).Run() == nil {
 		program = append(slices.Clone(alone[:]), program...)
 	}
-	return img, runWith(ctx, o, f, "mmdebstrap", program[0], append(program[1:], args...)...)
+	err = runWith(ctx, o, f, "mmdebstrap", program[0], append(program[1:], args...)...)
+	return img, packageFaults(err, r.Packages, r.Suite)
 }
 
 // alone runs a program in mount and process namespaces of its own: what it

@@ -4,8 +4,6 @@
 package recipe
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,8 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
-
-	"github.com/goccy/go-yaml"
 
 	"github.com/kamivm/kami/pkg/ami"
 )
@@ -76,28 +72,35 @@ func Load(dir string) (Recipe, error) {
 	if err != nil {
 		return Recipe{}, err
 	}
-	r, err := Parse(data)
+	r, found, err := parse(data)
 	if err != nil {
 		return Recipe{}, err
 	}
 	r.Dir = dir
-	return r, r.checkFiles()
+	r.checkFiles(found)
+	return r, found.err()
 }
 
-// Parse reads and checks a recipe without looking at the files beside it.
+// Parse reads and checks a recipe without looking at the files beside it. The
+// error joins all faults; only of what is no YAML it tells the first.
 func Parse(data []byte) (Recipe, error) {
-	var r Recipe
+	r, found, err := parse(data)
+	if err != nil {
+		return r, err
+	}
+	return r, found.err()
+}
+
+// parse returns an error for what cannot be read, and what is wrong with the
+// rest in found.
+func parse(data []byte) (r Recipe, found *faults, err error) {
 	if len(data) > maxSize {
-		return r, fmt.Errorf("the recipe has more than %d bytes", maxSize)
+		return r, nil, fmt.Errorf("the recipe has more than %d bytes", maxSize)
 	}
-	dec := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict())
-	if err := dec.Decode(&r); err != nil && !errors.Is(err, io.EOF) { // nothing at all has its faults told below
-		return r, errors.New(yaml.FormatError(err, false, true))
+	if found, err = decode(data, &r); err == nil {
+		r.check(found)
 	}
-	if err := dec.Decode(&yaml.MapSlice{}); !errors.Is(err, io.EOF) {
-		return r, errors.New("the recipe's file holds more than one document")
-	}
-	return r, r.check()
+	return r, found, err
 }
 
 var (
@@ -109,11 +112,8 @@ var (
 	sizeText    = regexp.MustCompile(`^([0-9]{1,5})(MiB|GiB)$`)
 )
 
-func (r *Recipe) check() error {
-	var errs []error
-	bad := func(field string, value any, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%s: %v: %s", field, value, fmt.Sprintf(format, args...)))
-	}
+func (r *Recipe) check(found *faults) {
+	bad := found.value
 	if r.Version != Version {
 		bad("version", r.Version, "this kami reads version %d", Version)
 	}
@@ -142,7 +142,7 @@ func (r *Recipe) check() error {
 		if !isClean(f.Path, "'") || f.Path == "/" {
 			bad(at+"path", f.Path, "not a clean absolute path")
 		}
-		if (f.Source == "") == (f.Content == "") {
+		if (f.Source == "") == (f.Content == "") && !found.told[at+"content"] {
 			bad(at+"source", f.Source, "exactly one of source and content is needed")
 		}
 		if f.Source != "" && !filepath.IsLocal(f.Source) {
@@ -155,12 +155,11 @@ func (r *Recipe) check() error {
 	if r.Script != "" && !filepath.IsLocal(r.Script) {
 		bad("script", r.Script, "it leads out of the recipe's folder")
 	}
-	if r.From != "" {
+	if r.From != "" || found.told["from"] {
 		r.checkFrom(bad)
 	} else {
 		r.checkBase(bad)
 	}
-	return errors.Join(errs...)
 }
 
 func (r *Recipe) checkFrom(bad func(string, any, string, ...any)) {
@@ -232,25 +231,23 @@ func isClean(path, without string) bool {
 }
 
 // checkFiles finds files beside the recipe that are missing or lead elsewhere.
-func (r *Recipe) checkFiles() error {
-	var errs []error
+func (r *Recipe) checkFiles(found *faults) {
 	check := func(field, name string) {
-		if name == "" {
+		if name == "" || !filepath.IsLocal(name) { // nothing, or a fault that is told
 			return
 		}
 		target, err := filepath.EvalSymlinks(filepath.Join(r.Dir, name))
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %s: it is not there", field, name))
+			found.value(field, name, "it is not there")
 			return
 		}
 		root, err := filepath.EvalSymlinks(r.Dir)
 		if rel, rerr := filepath.Rel(root, target); err != nil || rerr != nil || !filepath.IsLocal(rel) {
-			errs = append(errs, fmt.Errorf("%s: %s: it leads out of the recipe's folder", field, name))
+			found.value(field, name, "it leads out of the recipe's folder")
 		}
 	}
 	check("script", r.Script)
 	for i, f := range r.Files {
 		check(fmt.Sprintf("files[%d].source", i), f.Source)
 	}
-	return errors.Join(errs...)
 }

@@ -112,6 +112,9 @@ func (r *Region) changeFailed(err error, name string, id ami.InstanceID, kept bo
 	if !errors.As(err, &step) && errors.As(err, &known) {
 		return err
 	}
+	if e := packagesMissing(err, name); e != nil && !kept {
+		return e
+	}
 	e := ami.Errorf(ami.CodeInvalidParameterValue, "The build of %s failed: %w", name, err)
 	if step != nil && step.Output != "" {
 		e.Message += "\nThe last lines of its output:\n" + indent(step.Output)

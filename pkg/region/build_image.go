@@ -11,6 +11,7 @@ import (
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/build"
+	"github.com/kamivm/kami/pkg/disk/foreign"
 	"github.com/kamivm/kami/pkg/internal/durable"
 	"github.com/kamivm/kami/pkg/qcow2"
 	"github.com/kamivm/kami/pkg/recipe"
@@ -71,7 +72,7 @@ func (r *Region) BuildImage(ctx context.Context, in BuildInput) (ami.Image, erro
 		image.Tags = withTag(image.Tags, TagDefaultUser, res.DefaultUser)
 	}
 	image.Tags = withTag(image.Tags, TagRecipe, rec.Name)
-	return r.adopt(ctx, image, src, "Built from "+rec.Name, in.NoRelative)
+	return r.adopt(ctx, image, []foreign.Disk{{Source: src}}, "Built from "+rec.Name, in.NoRelative)
 }
 
 // recipeDir finds a recipe by its folder or by its name.
@@ -99,6 +100,9 @@ func (r *Region) recipeDir(ref string) (string, error) {
 func (r *Region) buildFailed(err error, name string, scratch *durable.Scratch, keep bool) error {
 	if errors.Is(err, context.Canceled) {
 		return err
+	}
+	if e := packagesMissing(err, name); e != nil && !keep {
+		return e
 	}
 	e := ami.Errorf(ami.CodeInvalidParameterValue, "The build of %s failed: %w", name, err)
 	var step *build.StepError
@@ -142,4 +146,15 @@ func (r *Region) sweepBuilds(ctx context.Context) error {
 		errs = append(errs, build.RemoveTree(ctx, dir), lock.Unlock())
 	}
 	return errors.Join(errs...)
+}
+
+// packagesMissing is the error of a build whose recipe names packages that there
+// are not, nil if that is not why it failed.
+func packagesMissing(err error, name string) error {
+	var packages *build.PackageError
+	if !errors.As(err, &packages) {
+		return nil
+	}
+	return ami.Errorf(ami.CodeInvalidParameterValue, "The recipe %s names what cannot be installed:\n%w", name, packages).
+		WithHint("Mend its packages and build again; https://packages.debian.org finds names.")
 }

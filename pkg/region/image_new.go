@@ -3,7 +3,6 @@ package region
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/kamivm/kami/pkg/ami"
@@ -117,45 +116,4 @@ func (r *Region) fill(ctx context.Context, snap ami.Snapshot, src qcow2.Source, 
 	snap.SizeBytes, snap.VolumeSize = src.Size(), max(snap.VolumeSize, gibCeil(src.Size()))
 	snap.Consistency = consistency
 	return snap, nil
-}
-
-// adopt makes an image with one root disk that is read from src.
-//
-// Such a disk has no lineage. Where a layer in the store is much like it, it is
-// laid over that one and costs what is different, unless alone is set.
-func (r *Region) adopt(ctx context.Context, image ami.Image, src qcow2.Source, describe string, alone bool) (ami.Image, error) {
-	snap := r.newSnapshot("", fmt.Sprintf("%s for %s", describe, image.ImageID), src.Size(), image.Tags)
-	j, err := r.beginImage(ctx, image, []ami.Snapshot{snap})
-	if err != nil {
-		return ami.Image{}, err
-	}
-	defer j.close(ctx)
-	var relative digest.Digest
-	if !alone {
-		if relative, err = r.layers.Relative(ctx, src); err != nil {
-			return ami.Image{}, storeError(err, "The store cannot be searched for what is like the disk.")
-		}
-	}
-	if relative != "" {
-		r.progress.Note("the disk is laid over the layer %s, which is like it", relative.Short())
-	}
-	if snap, err = r.fill(ctx, snap, src, relative, ami.ConsistencyStopped); err != nil {
-		return ami.Image{}, err
-	}
-	size, del := snap.VolumeSize, true
-	image.State = ami.ImageAvailable
-	image.Consistency = snap.Consistency
-	image.BlockDeviceMappings = []ami.BlockDeviceMapping{{
-		DeviceName: image.RootDeviceName,
-		Ebs: &ami.EBSBlockDevice{
-			SnapshotID: snap.SnapshotID, VolumeSize: &size, DeleteOnTermination: &del, VolumeType: "gp3",
-		},
-	}}
-	err = j.commit(ctx, func(tx *catalog.Tx) error {
-		if err := finishSnapshot(tx, &snap); err != nil {
-			return err
-		}
-		return finishImage(tx, &image)
-	})
-	return image, storeError(err, "The image %s cannot be recorded.", image.ImageID)
 }

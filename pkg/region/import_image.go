@@ -3,18 +3,17 @@ package region
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"strings"
 
 	"github.com/kamivm/kami/pkg/ami"
-	"github.com/kamivm/kami/pkg/disk"
 	"github.com/kamivm/kami/pkg/disk/foreign"
 	"github.com/kamivm/kami/pkg/internal/durable"
 	"github.com/kamivm/kami/pkg/qcow2"
 )
 
-// ImportImage makes a registered image of a disk file in one step.
+// ImportImage makes a registered image of a disk file in one step, with a volume
+// for each disk in it.
 func (r *Region) ImportImage(ctx context.Context, in ImportInput) (ami.Image, error) {
 	if in.Name == "" {
 		in.Name = nameOfFile(in.Source)
@@ -42,18 +41,15 @@ func (r *Region) ImportImage(ctx context.Context, in ImportInput) (ami.Image, er
 		return ami.Image{}, err
 	}
 	step := r.progress.Step("reading "+filepath.Base(in.Source), 0)
-	src, closer, err := foreign.Open(ctx, path, format, scratch.Dir(), step)
+	disks, err := foreign.Open(ctx, path, format, scratch.Dir(), step)
 	step.Done(err)
 	if err != nil {
 		return ami.Image{}, importError(in.Source, err)
 	}
-	defer closer.Close()
-	report, err := disk.Inspect(ctx, src, src.Size())
+	defer disks.Close()
+	report, err := r.checkDisks(ctx, in, disks)
 	if err != nil {
 		return ami.Image{}, importError(in.Source, err)
-	}
-	if report.Truncated(src.Size()) {
-		return ami.Image{}, importError(in.Source, fmt.Errorf("%w: it has %d bytes, and its partitions end at %d", foreign.ErrTruncated, src.Size(), report.Claimed))
 	}
 	image := r.newImage(in.Name, in.Description, in.Tags)
 	image.BootMode, image.Architecture = report.BootMode(), report.Architecture
@@ -66,13 +62,7 @@ func (r *Region) ImportImage(ctx context.Context, in ImportInput) (ami.Image, er
 	if image.Architecture == "" {
 		image.Architecture = ami.ArchX8664
 	}
-	if !report.BIOSBootable && !report.UEFIBootable {
-		r.progress.Note("no boot loader was found in %s: the image may not boot", filepath.Base(in.Source))
-	}
-	if src.Size() > maxVolumeGiB*gib {
-		return ami.Image{}, importError(in.Source, fmt.Errorf("a disk of %d GiB is larger than the largest volume, %d GiB", gibCeil(src.Size()), int64(maxVolumeGiB)))
-	}
-	image, err = r.adopt(ctx, image, src, "Imported from "+filepath.Base(in.Source), in.NoRelative)
+	image, err = r.adopt(ctx, image, disks.Disks, "Imported from "+filepath.Base(in.Source), in.NoRelative)
 	if errors.Is(err, qcow2.ErrCorrupt) { // found where the damage is, in the midst of reading
 		err = importError(in.Source, errors.Unwrap(err))
 	}
@@ -102,7 +92,7 @@ func importError(source string, err error) error {
 	switch {
 	case errors.Is(err, foreign.ErrForeignFile):
 		hint = "A disk that names other files could read this host's files and is refused. Flatten it where it was made: qemu-img convert -O qcow2."
-	case errors.Is(err, foreign.ErrTruncated), errors.Is(err, qcow2.ErrCorrupt):
+	case errors.Is(err, foreign.ErrTruncated), errors.Is(err, foreign.ErrDamaged), errors.Is(err, qcow2.ErrCorrupt):
 		hint = "Fetch the file again, and give its checksum with --sha256."
 	case errors.Is(err, foreign.ErrNotADisk):
 		hint = "If it is a raw disk all the same, say so with --format raw."

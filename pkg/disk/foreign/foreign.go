@@ -23,6 +23,7 @@ import (
 var (
 	ErrForeignFile = errors.New("the disk names another file")
 	ErrTruncated   = errors.New("the disk is cut off")
+	ErrDamaged     = errors.New("the file is damaged")
 	ErrNotADisk    = errors.New("this is not a disk")
 	ErrNoSpace     = errors.New("no space left")
 	ErrUnsupported = errors.New("unsupported disk")

@@ -103,3 +103,31 @@ func FuzzGrains(f *testing.F) {
 		}
 	})
 }
+
+// FuzzArchive holds that no archive makes the look over it fall over, and that
+// what it finds are members of it.
+func FuzzArchive(f *testing.F) {
+	f.Add(description("one.img", "a%20b.img", ""), []byte("SHA256(one.img)= 00\nSHA1 (vm.ovf) = 1\n"), "one.img")
+	f.Add([]byte("<Envelope/>"), []byte(""), "../one.vmdk")
+	f.Add([]byte("<a xmlns='b'><References><File id='' href='.'/></References><DiskSection><Disk fileRef=' '/></DiskSection></a>"), []byte("SHA512()= "), ".gz")
+	f.Fuzz(func(t *testing.T, ovf, mf []byte, name string) {
+		members := map[string]bool{name: true, "one.img": true}
+		var a archive
+		if err := a.describe(ovf, members); err != nil {
+			if !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrUnsupported) {
+				t.Errorf("got error %v, want one of the package's", err)
+			}
+			return
+		}
+		for _, d := range a.disks {
+			if !members[d] {
+				t.Errorf("the disk %q is none of the archive's", d)
+			}
+		}
+		for _, s := range sums(mf) {
+			if s.hash() == nil || s.want == "" {
+				t.Errorf("the digest %+v is taken", s)
+			}
+		}
+	})
+}

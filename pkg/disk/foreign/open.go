@@ -1,14 +1,12 @@
 package foreign
 
 import (
-	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -20,69 +18,153 @@ import (
 	"github.com/kamivm/kami/pkg/qcow2"
 )
 
-// maxWrappings is how deep archives may lie in each other (a vmdk in an ova in
-// a gzip).
-const maxWrappings = 4
+const (
+	// maxWrappings is how deep archives may lie in each other (a vmdk in an ova
+	// in a gzip).
+	maxWrappings = 4
+	// maxDisks is how many disks an archive may have.
+	maxDisks = 16
+)
 
-// Open opens the disk at path for reading. Auto finds its format. Where the
-// bytes have to be unpacked they lie in tmpDir, as a sparse file. The closer
-// releases everything but tmpDir. It returns the package's sentinels.
-func Open(ctx context.Context, path string, format Format, tmpDir string, step ami.Step) (qcow2.Source, io.Closer, error) {
-	for range maxWrappings {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, nil, err
-		}
-		st, err := f.Stat()
-		if err != nil {
-			f.Close()
-			return nil, nil, err
-		}
-		found, err := Probe(f, st.Size())
-		switch {
-		case format == Raw && found != GZ && found != XZ && found != ZST:
-			found, err = Raw, nil // as was said
-		case err == nil && format != Auto && found != format && found != GZ && found != XZ && found != ZST && found != OVA:
-			err = fmt.Errorf("%w: it was said to be %s and is %s", ErrNotADisk, format, found)
-		}
-		if err == nil {
-			err = check(f, st.Size(), found)
-		}
-		if err != nil {
-			f.Close()
-			return nil, nil, err
-		}
-		switch found {
-		case Raw:
-			src, err := qcow2.RawSource(f)
-			return src, f, err
-		case QCOW2:
-			f.Close()
-			img, err := qcow2.Open(path)
-			if err != nil {
-				return nil, nil, fmt.Errorf("%w: %w", ErrTruncated, err)
-			}
-			return qcow2.Flatten(img), img, nil
-		case VMDK, VHD, VHDX:
-			f.Close()
-			return convert(ctx, path, found, tmpDir)
-		}
-		next, err := os.CreateTemp(tmpDir, "unpacked-*")
-		if err != nil {
-			f.Close()
-			return nil, nil, err
-		}
-		err = unpack(ctx, next, f, found, tmpDir, step)
-		f.Close()
-		if cerr := next.Close(); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		path = next.Name()
+// Disks are the disks of one file: of an archive all, in order, else one.
+type Disks struct {
+	Disks []Disk   // at least one
+	Blank bool     // the first one has nothing but zeros
+	Empty []string // disks that an archive describes and has no file of
+
+	closers []io.Closer
+}
+
+// Disk is one disk for reading.
+type Disk struct {
+	Name string // in its archive; "" where it is in none
+	qcow2.Source
+}
+
+// Close releases all that the disks are read from.
+func (d *Disks) Close() error {
+	var errs []error
+	for _, c := range d.closers {
+		errs = append(errs, c.Close())
 	}
-	return nil, nil, fmt.Errorf("%w: more than %d archives in each other", ErrUnsupported, maxWrappings)
+	return errors.Join(errs...)
+}
+
+// Open opens the disks in the file at path for reading. Auto finds its format.
+// Where the bytes have to be unpacked they lie in tmpDir, as sparse files. Close
+// releases everything but tmpDir. It returns the package's sentinels.
+func Open(ctx context.Context, path string, format Format, tmpDir string, step ami.Step) (*Disks, error) {
+	o := opener{tmpDir: tmpDir, step: step, disks: &Disks{}}
+	err := o.open(ctx, path, "", format, 0)
+	if err == nil {
+		o.disks.Blank, err = isBlank(ctx, o.disks.Disks[0])
+	}
+	if err != nil {
+		o.disks.Close()
+		return nil, err
+	}
+	return o.disks, nil
+}
+
+// opener unwraps one file.
+type opener struct {
+	tmpDir string
+	step   ami.Step
+	disks  *Disks
+}
+
+// open adds the disks in the file at path, which lies in wrapped others.
+func (o *opener) open(ctx context.Context, path, name string, format Format, wrapped int) error {
+	if wrapped == maxWrappings {
+		return fmt.Errorf("%w: more than %d archives in each other", ErrUnsupported, maxWrappings)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	found, err := look(ctx, f, format)
+	if err != nil {
+		f.Close()
+		return err
+	}
+	if found == Raw {
+		src, err := qcow2.RawSource(f)
+		return o.add(name, src, f, err)
+	}
+	defer f.Close()
+	switch found {
+	case QCOW2:
+		img, err := qcow2.Open(path)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrTruncated, err)
+		}
+		return o.add(name, qcow2.Flatten(img), img, nil)
+	case VMDK, VHD, VHDX:
+		src, closer, err := convert(ctx, path, found, o.tmpDir)
+		return o.add(name, src, closer, errors.Join(err, o.used(path, wrapped)))
+	case OVA:
+		return o.openArchive(ctx, f, path, format, wrapped)
+	}
+	next, err := o.decompress(ctx, f, found)
+	if err := errors.Join(err, o.used(path, wrapped)); err != nil {
+		return err
+	}
+	return o.open(ctx, next, name, format, wrapped+1)
+}
+
+func (o *opener) add(name string, src qcow2.Source, closer io.Closer, err error) error {
+	if closer != nil {
+		o.disks.closers = append(o.disks.closers, closer)
+	}
+	if err == nil && len(o.disks.Disks) == maxDisks {
+		err = fmt.Errorf("%w: an archive of more than %d disks", ErrUnsupported, maxDisks)
+	}
+	if err == nil {
+		o.disks.Disks = append(o.disks.Disks, Disk{name, src})
+	}
+	return err
+}
+
+// used removes a file that was unpacked and is not needed any more.
+func (o *opener) used(path string, wrapped int) error {
+	if wrapped == 0 { // what was given
+		return nil
+	}
+	return os.Remove(path)
+}
+
+// look finds the format of a file, refuses what is not what it was said to be,
+// and looks into its header.
+func look(ctx context.Context, f *os.File, format Format) (Format, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	found, err := Probe(f, st.Size())
+	packed := found == GZ || found == XZ || found == ZST
+	switch {
+	case format == Raw && !packed:
+		found, err = Raw, nil // as was said
+	case errors.Is(err, ErrNotADisk) && st.Size() > 0 && format == Auto:
+		// Nothing but zeros can only be raw.
+		src, serr := qcow2.RawSource(f)
+		if serr != nil {
+			return "", serr
+		}
+		blank, berr := isBlank(ctx, src)
+		if berr != nil {
+			return "", berr
+		}
+		if blank {
+			found, err = Raw, nil
+		}
+	case err == nil && format != Auto && found != format && !packed && found != OVA:
+		err = fmt.Errorf("%w: it was said to be %s and is %s", ErrNotADisk, format, found)
+	}
+	if err != nil {
+		return "", err
+	}
+	return found, check(f, st.Size(), found)
 }
 
 // qemuNames are the formats as qemu-img calls them.
@@ -94,9 +176,13 @@ func convert(ctx context.Context, path string, format Format, tmpDir string) (qc
 	if err != nil {
 		return nil, nil, err
 	}
-	out := filepath.Join(tmpDir, "converted.raw")
-	args := []string{"convert", "-f", qemuNames[format], "-O", "raw", "-S", "64k", path, out}
+	out, err := os.CreateTemp(tmpDir, "converted-*.raw")
+	if err != nil {
+		return nil, nil, err
+	}
+	args := []string{"convert", "-f", qemuNames[format], "-O", "raw", "-S", "64k", path, out.Name()}
 	if text, err := exec.CommandContext(ctx, "qemu-img", args...).CombinedOutput(); err != nil {
+		out.Close()
 		if ctx.Err() != nil {
 			return nil, nil, ctx.Err()
 		}
@@ -105,67 +191,45 @@ func convert(ctx context.Context, path string, format Format, tmpDir string) (qc
 		}
 		return nil, nil, fmt.Errorf("%w: qemu-img: %s", ErrTruncated, strings.TrimSpace(string(text)))
 	}
-	f, err := os.Open(out)
-	if err != nil {
-		return nil, nil, err
-	}
-	src, err := qcow2.RawSource(f)
-	return src, f, err
+	src, err := qcow2.RawSource(out)
+	return src, out, err
 }
 
-func unpack(ctx context.Context, dst *os.File, src *os.File, format Format, tmpDir string, step ami.Step) error {
+// decompress returns the path of what is in a compressed file.
+func (o *opener) decompress(ctx context.Context, src *os.File, format Format) (string, error) {
 	var r io.Reader
 	switch format {
 	case GZ:
 		z, err := gzip.NewReader(src)
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrTruncated, err)
+			return "", fmt.Errorf("%w: %w", ErrTruncated, err)
 		}
 		r = z
 	case XZ:
 		z, err := xzReader(src)
 		if err != nil {
-			return err
+			return "", err
 		}
 		r = z
 	case ZST:
 		z, err := zstd.NewReader(src, zstd.WithDecoderMaxWindow(256<<20))
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrTruncated, err)
+			return "", fmt.Errorf("%w: %w", ErrTruncated, err)
 		}
 		defer z.Close()
 		r = z
-	case OVA:
-		member, err := findDisk(src)
-		if err != nil {
-			return err
-		}
-		r = member
 	}
-	return copySparse(ctx, dst, r, tmpDir, step)
+	return o.unpack(ctx, r)
 }
 
-// findDisk goes to the one disk in an archive. Names are looked at only for
-// their ending: nothing is ever written under them.
-func findDisk(src io.Reader) (io.Reader, error) {
-	tr := tar.NewReader(src)
-	for range 1000 {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("%w: an archive without a disk", ErrNotADisk)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrTruncated, err)
-		}
-		if h.Typeflag != tar.TypeReg && h.Typeflag != tar.TypeGNUSparse {
-			continue
-		}
-		switch ext := strings.ToLower(path.Ext(h.Name)); ext {
-		case ".vmdk", ".vhd", ".vhdx", ".img", ".raw", ".qcow2", ".gz":
-			return tr, nil
-		}
+// unpack writes what r reads into a file of its own and returns its path.
+func (o *opener) unpack(ctx context.Context, r io.Reader) (string, error) {
+	f, err := os.CreateTemp(o.tmpDir, "unpacked-*")
+	if err != nil {
+		return "", err
 	}
-	return nil, fmt.Errorf("%w: an archive of more than 1000 members", ErrUnsupported)
+	err = copySparse(ctx, f, r, o.tmpDir, o.step)
+	return f.Name(), errors.Join(err, f.Close())
 }
 
 // keepFree is what unpacking leaves of the disk's space, in bytes.

@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/kamivm/kami/pkg/ami"
 )
 
 const secret = "this stands in a file of the host's"
@@ -143,15 +141,15 @@ func TestMembersStayInside(t *testing.T) {
 		"without a disk": {[]tar.Header{member("vm.ovf", nil), member("notes.txt", disk)}, ErrNotADisk},
 	} {
 		put(t, dir, "vm.ova", ova(t, c.members...))
-		src, closer, err := Open(t.Context(), filepath.Join(dir, "vm.ova"), Auto, tmp, ami.NoProgress.Step("", 0))
+		disks, err := Open(t.Context(), filepath.Join(dir, "vm.ova"), Auto, tmp, noStep())
 		if !errors.Is(err, c.want) {
 			t.Errorf("%s: got error %v, want %v", name, err, c.want)
 		}
 		if err == nil {
-			if got := src.Size(); got != int64(len(disk)) {
+			if got := disks.Disks[0].Size(); got != int64(len(disk)) {
 				t.Errorf("%s: %d bytes, want %d", name, got, len(disk))
 			}
-			closer.Close()
+			disks.Close()
 		}
 		var names []string
 		entries, err := os.ReadDir(dir)
@@ -215,7 +213,8 @@ func TestNoDisks(t *testing.T) {
 		{"a PDF", "%PDF-1.7\n\x00", "it looks like a PDF", Auto},
 		{"a program", "\x7fELF\x02\x01", "it looks like a program", Auto},
 		{"a zip archive", "PK\x03\x04\x14\x00", "it looks like a zip archive", Auto},
-		{"zeros", strings.Repeat("\x00", 1<<20), "it has no partition table and no file system", Auto},
+		{"zeros, then something", strings.Repeat("\x00", 1<<20) + "x", "it has no partition table and no file system", Auto},
+		{"zeros said to be qcow2", strings.Repeat("\x00", 1<<20), "it has no partition table and no file system", QCOW2},
 		{"said to be qcow2", string(content()), "it was said to be qcow2 and is raw", QCOW2},
 		{"said to be vmdk", string(content()), "it was said to be vmdk and is raw", VMDK},
 	} {

@@ -54,7 +54,7 @@ func TestXZ(t *testing.T) {
 		// In the first block, and in one behind another stream.
 		for _, file := range [][]byte{enlarged(t, one, 12), append(bytes.Clone(one), enlarged(t, one, 12)...)} {
 			put(t, dir, "hostile.xz", file)
-			_, _, err := Open(t.Context(), filepath.Join(dir, "hostile.xz"), Auto, dir, noStep())
+			_, err := Open(t.Context(), filepath.Join(dir, "hostile.xz"), Auto, dir, noStep())
 			if !errors.Is(err, ErrUnsupported) {
 				t.Errorf("%s: a dictionary of 4 GiB: %v, want ErrUnsupported", name, err)
 			}
