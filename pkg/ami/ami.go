@@ -167,6 +167,7 @@ type Snapshot struct {
 	Progress    string        `json:"Progress"`
 	VolumeSize  int64         `json:"VolumeSize"` // GiB, rounded up
 	Encrypted   bool          `json:"Encrypted"`
+	KmsKeyID    string        `json:"KmsKeyId,omitempty"`
 	Tags        []Tag         `json:"Tags,omitempty"`
 
 	// kami's own.
@@ -187,6 +188,7 @@ type Volume struct {
 	State       VolumeState        `json:"State"` // computed
 	CreateTime  time.Time          `json:"CreateTime"`
 	Encrypted   bool               `json:"Encrypted"`
+	KmsKeyID    string             `json:"KmsKeyId,omitempty"`
 	Attachments []VolumeAttachment `json:"Attachments"`
 	Tags        []Tag              `json:"Tags,omitempty"`
 

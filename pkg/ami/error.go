@@ -10,7 +10,7 @@ import (
 // people read the message.
 type Code string
 
-// The codes that kami emits. All are in EC2's published list.
+// The codes that kami emits: of EC2's published list, and KMS's for its keys.
 const (
 	CodeInvalidAMIIDMalformed        Code = "InvalidAMIID.Malformed"
 	CodeInvalidAMIIDNotFound         Code = "InvalidAMIID.NotFound"
@@ -44,6 +44,10 @@ const (
 	CodeTagLimitExceeded             Code = "TagLimitExceeded"
 	CodeResourceLimitExceeded        Code = "ResourceLimitExceeded"
 	CodeIdempotentParameterMismatch  Code = "IdempotentParameterMismatch"
+	CodeInvalidParameterDependency   Code = "InvalidParameterDependency"
+	CodeInvalidKMSKeyState           Code = "InvalidKMSKey.InvalidState"
+	CodeKMSNotFound                  Code = "NotFoundException"
+	CodeKMSAlreadyExists             Code = "AlreadyExistsException"
 	CodeInternalError                Code = "InternalError"
 )
 

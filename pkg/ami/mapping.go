@@ -19,4 +19,5 @@ type EBSBlockDevice struct {
 	Iops                *int64     `json:"Iops,omitempty"`
 	Throughput          *int64     `json:"Throughput,omitempty"`
 	Encrypted           *bool      `json:"Encrypted,omitempty"`
+	KmsKeyID            string     `json:"KmsKeyId,omitempty"` // an id or an alias
 }

@@ -67,11 +67,14 @@ func parseShort(s string) ([]BlockDeviceMapping, error) {
 		return []BlockDeviceMapping{m}, nil
 	}
 	fields := strings.Split(what, ":")
-	if len(fields) > 4 {
-		return nil, fmt.Errorf("it has %d fields, at most 4 are known", len(fields))
+	keys := []string{"SnapshotId", "VolumeSize", "DeleteOnTermination", "VolumeType", "Iops", "Encrypted"}
+	if len(fields) > len(keys) {
+		return nil, fmt.Errorf("it has %d fields, at most %d are known", len(fields), len(keys))
+	}
+	if len(fields) == len(keys) && fields[5] == "encrypted" { // the word that ec2-api-tools used
+		fields[5] = "true"
 	}
 	m.Ebs = &EBSBlockDevice{}
-	keys := []string{"SnapshotId", "VolumeSize", "DeleteOnTermination", "VolumeType"}
 	var errs []error
 	for i, f := range fields {
 		if f != "" {
@@ -107,6 +110,8 @@ func (e *EBSBlockDevice) set(key, value string) (err error) {
 		e.Throughput = number()
 	case "Encrypted":
 		e.Encrypted = truth()
+	case "KmsKeyId":
+		e.KmsKeyID = value
 	default:
 		return fmt.Errorf("unknown field Ebs.%s", key)
 	}
@@ -218,8 +223,8 @@ func (m BlockDeviceMapping) faults() (out []string) {
 	default:
 		bad("Ebs.VolumeType %q is not one of standard, gp2, gp3, io1, io2, st1, sc1", m.Ebs.VolumeType)
 	}
-	if e := m.Ebs.Encrypted; e != nil && *e {
-		bad("Ebs.Encrypted: encrypted volumes are not supported")
+	if m.Ebs.KmsKeyID != "" && (m.Ebs.Encrypted == nil || !*m.Ebs.Encrypted) {
+		bad("Ebs.KmsKeyId %q is of use only with Ebs.Encrypted", m.Ebs.KmsKeyID)
 	}
 	return out
 }

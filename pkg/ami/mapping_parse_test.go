@@ -29,6 +29,9 @@ func TestParseMapping(t *testing.T) {
 		{"short: snapshot", "xvdf=" + someSnapshot, ebsAt("xvdf", EBSBlockDevice{SnapshotID: someSnapshot})},
 		{"short: delete", "/dev/sda1=::true", ebsAt("/dev/sda1", EBSBlockDevice{DeleteOnTermination: new(true)})},
 		{"short: type", "/dev/vdb=:::io2", ebsAt("/dev/vdb", EBSBlockDevice{VolumeType: "io2"})},
+		{"short: encrypted", "/dev/sdb=:20::::encrypted", ebsAt("/dev/sdb", EBSBlockDevice{VolumeSize: new(int64(20)), Encrypted: new(true)})},
+		{"short: iops", "/dev/sdb=:20:::3000", ebsAt("/dev/sdb", EBSBlockDevice{VolumeSize: new(int64(20)), Iops: new(int64(3000))})},
+		{"shorthand: a key", "DeviceName=/dev/sdb,Ebs={VolumeSize=20,Encrypted=true,KmsKeyId=alias/web}", ebsAt("/dev/sdb", EBSBlockDevice{VolumeSize: new(int64(20)), Encrypted: new(true), KmsKeyID: "alias/web"})},
 		{"short: ephemeral", "/dev/sdb=ephemeral0", ephemeral},
 		{"short: none", "/dev/sdb=none", none},
 		{"short: blanks around", " /dev/sdb=none\n", none},
@@ -76,7 +79,8 @@ func TestParseMappingRefuses(t *testing.T) {
 	}{
 		{"nothing", "", []string{"no ="}},
 		{"a device only", "/dev/sdb", []string{"no ="}},
-		{"short: five fields", "/dev/sdb=:20:true:gp3:100", []string{"5 fields"}},
+		{"short: seven fields", "/dev/sdb=:20:true:gp3:100:encrypted:x", []string{"7 fields"}},
+		{"short: not encrypted", "/dev/sdb=:20::::plain", []string{"Ebs.Encrypted", "plain"}},
 		{"short: every fault", "/dev/sdb=:big:maybe", []string{"Ebs.VolumeSize", `"big"`, "Ebs.DeleteOnTermination", `"maybe"`}},
 		{"short: a size that overflows", "/dev/sdb=:9223372036854775808", []string{"Ebs.VolumeSize"}},
 		{"short: a snapshot that is none", "/dev/sdb=vol-0123abcd", []string{"Ebs.SnapshotId", "vol-0123abcd"}},
@@ -167,7 +171,9 @@ func TestValidateMapping(t *testing.T) {
 		{"ephemeral00", virtual("ephemeral00"), []string{`"ephemeral00"`}},
 		{"swap", virtual("swap"), []string{`"swap"`}},
 		{"not encrypted", ebsAt("/dev/sdb", EBSBlockDevice{Encrypted: new(false)}), nil},
-		{"encrypted", ebsAt("/dev/sdb", EBSBlockDevice{Encrypted: new(true)}), []string{"Ebs.Encrypted"}},
+		{"encrypted", ebsAt("/dev/sdb", EBSBlockDevice{Encrypted: new(true), KmsKeyID: "alias/web"}), nil},
+		{"a key alone", ebsAt("/dev/sdb", EBSBlockDevice{KmsKeyID: "alias/web"}), []string{"Ebs.KmsKeyId", "alias/web"}},
+		{"a key and no", ebsAt("/dev/sdb", EBSBlockDevice{Encrypted: new(false), KmsKeyID: "alias/web"}), []string{"Ebs.KmsKeyId"}},
 		{
 			"every fault of every entry",
 			[]BlockDeviceMapping{

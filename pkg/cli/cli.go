@@ -31,6 +31,7 @@ const (
 
 // app is what all commands share.
 type app struct {
+	args     []string // as given
 	in       io.Reader
 	out, err io.Writer
 	flags    struct {
@@ -62,7 +63,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		<-ctx.Done()
 		stop()
 	}()
-	a := &app{in: stdin, out: stdout, err: stderr}
+	a := &app{args: args, in: stdin, out: stdout, err: stderr}
 	root := a.root()
 	root.SetArgs(append([]string{}, args...)) // nil would stand for the process's own
 	root.SetIn(stdin)
@@ -137,7 +138,7 @@ guests, and saves a changed guest as the next image. Images cost what changed.`,
 		commands  []*cobra.Command
 	}{
 		{"job", "The main job:", []*cobra.Command{a.build(), a.importImage(), a.launch(), a.ssh(), a.console()}},
-		{"nouns", "What a region holds:", []*cobra.Command{a.image(), a.instance(), a.volume(), a.snapshot(), a.key()}},
+		{"nouns", "What a region holds:", []*cobra.Command{a.image(), a.instance(), a.volume(), a.snapshot(), a.key(), a.kms()}},
 		{"house", "The house:", []*cobra.Command{a.store(), a.region(), a.doctor(), a.version(), completion()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
@@ -260,8 +261,12 @@ func (a *app) with(ctx context.Context, fn func(*region.Region) error) (err erro
 		return err
 	}
 	defer func() {
+		due := err == nil && r.MergeDue()
 		if cerr := r.Close(); err == nil {
 			err = cerr
+		}
+		if due {
+			a.mergeLater()
 		}
 	}()
 	return fn(r)

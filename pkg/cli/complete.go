@@ -137,3 +137,16 @@ func (a *app) completeRegions(c *cobra.Command, _ []string, _ string) ([]string,
 	}
 	return out, cobra.ShellCompDirectiveNoFileComp
 }
+
+func (a *app) completeKMSKeys(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.complete(c, func(r *region.Region) (out []string) {
+		all, _ := r.DescribeKMSKeys(c.Context())
+		for _, k := range all {
+			out = append(out, k.KeyID+"\t"+k.Alias)
+			if k.Alias != "" {
+				out = append(out, k.Alias)
+			}
+		}
+		return out
+	})
+}

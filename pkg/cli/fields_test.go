@@ -32,6 +32,7 @@ var answers = []struct {
 	{"regions", regionsDoc(nil)},
 	{"store du", region.StoreUsage{}},
 	{"store gc", region.GCPlan{}},
+	{"store merge", mergeDoc(nil)},
 	{"store verify", verifyDoc(nil)},
 	{"doctor", checksDoc(nil)},
 	{"ssh target", region.SSHTarget{}},

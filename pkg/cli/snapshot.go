@@ -23,6 +23,7 @@ func (a *app) printSnapshots(all []ami.Snapshot) error {
 		{Title: "CONSISTENCY", Text: func(s ami.Snapshot) string { return string(s.Consistency) }},
 		{Title: "VOLUME", Text: func(s ami.Snapshot) string { return string(s.VolumeID) }},
 		{Title: "STARTED", Text: func(s ami.Snapshot) string { return stamp(s.StartTime) }},
+		{Title: "ENCRYPTED", Text: func(s ami.Snapshot) string { return yesNo(s.Encrypted) }},
 	})
 }
 
@@ -50,7 +51,7 @@ func (a *app) snapshot() *cobra.Command {
 					return err
 				}
 				return a.printSnapshots(all)
-			}), show, a.snapshotCreate(), a.snapshotDelete(), a.snapshotDiff(), a.snapshotExport(),
+			}), show, a.snapshotCreate(), a.snapshotCopy(), a.snapshotDelete(), a.snapshotDiff(), a.snapshotExport(),
 		a.tag("snapshot", "snap-0123456789abcdef0", a.completeSnapshots, a.snapshotRef), a.untag("snapshot", "snap-0123456789abcdef0", a.completeSnapshots, a.snapshotRef))
 }
 

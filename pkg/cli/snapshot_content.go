@@ -86,6 +86,7 @@ complete; kami import reads all of these.`,
 	}
 	c.Flags().StringVar(&in.Format, "format", "", "`FORMAT` of the file: "+strings.Join(region.ExportFormats(), ", ")+" (default by its ending, else raw)")
 	must(c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(region.ExportFormats(), cobra.ShellCompDirectiveNoFileComp)))
+	c.Flags().BoolVar(&in.Decrypt, "decrypt", false, "write what is in an encrypted snapshot to a file that is not")
 	dryFlag(c, &in.DryRun)
 	return c
 }

@@ -3,26 +3,25 @@ package cli
 import (
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/kamivm/kami/pkg/ami"
-	"github.com/kamivm/kami/pkg/digest"
 	"github.com/kamivm/kami/pkg/output"
 	"github.com/kamivm/kami/pkg/region"
 )
 
 func (a *app) store() *cobra.Command {
-	return group("store", "See what is kept, check it and collect garbage", "  kami store du\n  kami store gc --dry-run", a.storeUsage(), a.storeGC(), a.storeVerify())
+	return group("store", "See what is kept, check it and collect garbage", "  kami store du\n  kami store gc --dry-run", a.storeUsage(), a.storeGC(), a.storeMerge(), a.storeVerify())
 }
 
 func (a *app) storeUsage() *cobra.Command {
 	return &cobra.Command{
 		Use: "du", Short: "Show what images cost on disk", Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions,
 		Long: `Show what images cost on disk: VIRTUAL is what a guest sees, ON DISK all layers
-that an image stands on, and ITS OWN what deregistering it with its snapshots
-would free.`,
+that an image stands on. Of these UNIQUE is what no other image stands on and
+SHARED the rest; FREED is what deregistering the image with its snapshots
+(kami image deregister --delete-snapshots) would free, which is less than UNIQUE
+where a volume or another snapshot needs a layer.`,
 		Example: "  kami store du\n  kami store du -o json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.with(c.Context(), func(r *region.Region) error {
@@ -37,10 +36,12 @@ would free.`,
 					{Title: "NAME", Text: func(i region.ImageCost) string { return i.Name }},
 					{Title: "VIRTUAL", Text: func(i region.ImageCost) string { return output.Bytes(i.Virtual) }},
 					{Title: "ON DISK", Text: func(i region.ImageCost) string { return output.Bytes(i.Chain) }},
-					{Title: "ITS OWN", Text: func(i region.ImageCost) string { return output.Bytes(i.Unique) }},
+					{Title: "UNIQUE", Text: func(i region.ImageCost) string { return output.Bytes(i.Unique) }},
+					{Title: "SHARED", Text: func(i region.ImageCost) string { return output.Bytes(i.Shared) }},
+					{Title: "FREED", Text: func(i region.ImageCost) string { return output.Bytes(i.Freed) }},
 				})
 				// In a pipe there are only lines of the table.
-				if err != nil || a.flags.output != string(output.Table) || a.flags.query != "" || !output.IsTerminal(a.out) {
+				if err != nil || !a.asTable() || !output.IsTerminal(a.out) {
 					return err
 				}
 				_, err = fmt.Fprintf(a.out, "All layers take %s, volumes %s; %s of the layers are garbage.\n", output.Bytes(u.Layers), output.Bytes(u.Volumes), output.Bytes(u.Garbage))
@@ -50,101 +51,92 @@ would free.`,
 	}
 }
 
+// asTable says whether the answer is for a person.
+func (a *app) asTable() bool { return a.flags.output == string(output.Table) && a.flags.query == "" }
+
 func (a *app) storeGC() *cobra.Command {
-	var dry bool
+	var dry, orphans bool
 	c := &cobra.Command{
-		Use: "gc", Short: "Remove layers that nothing needs", Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions,
-		Long: `Remove layers that no image, snapshot or volume needs. Such are left by commands
-that were killed; what commands delete themselves goes at once.`,
-		Example: "  kami store gc --dry-run\n  kami store gc",
+		Use: "gc", Short: "Remove what nothing needs", Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions,
+		Long: `Remove the layers that no image, snapshot or volume needs, and the small files
+that killed commands left. What is going to be removed is listed first; what no
+record names and stays all the same is listed with the reason. What a command at
+work or a running guest has is never touched.
+
+Disks and folders without a record are left by no command: they are there where
+the catalog was lost or brought back from a backup, and hold what a person made.
+They go only with --orphans.`,
+		Example: "  kami store gc --dry-run\n  kami store gc\n  kami store gc --orphans --dry-run",
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.with(c.Context(), func(r *region.Region) error {
-				plan, err := r.CollectGarbage(c.Context(), dry)
+				plan, err := r.PlanGarbage(c.Context(), orphans)
 				if err != nil {
 					return err
 				}
-				if a.flags.output != string(output.Table) || a.flags.query != "" {
-					plan.Layers = nonNil(plan.Layers)
-					return output.List(a.printer(), plan, plan.Layers, digest.Digest.Hex, nil)
-				}
-				verb := "removed"
-				if dry {
-					verb = "would remove"
-				}
-				n := strconv.Itoa(len(plan.Layers)) + " layers"
-				if len(plan.Layers) == 1 {
-					n = "1 layer"
-				}
-				if dry {
-					for _, d := range plan.Layers {
-						fmt.Fprintln(a.out, d.Hex())
+				if a.asTable() {
+					if err := a.printPlan(plan); err != nil {
+						return err
 					}
 				}
-				_, err = fmt.Fprintf(a.out, "%s %s, %s\n", verb, n, output.Bytes(plan.Bytes))
+				verb, done := "would remove", plan
+				if !dry {
+					verb = "removed"
+					if done, err = r.RemoveGarbage(c.Context(), plan); err != nil {
+						return err
+					}
+				}
+				if !a.asTable() {
+					done.Layers, done.Files, done.Kept = nonNil(done.Layers), nonNil(done.Files), nonNil(done.Kept)
+					return output.List(a.printer(), done, done.Files, func(g region.Garbage) string { return g.Path }, nil)
+				}
+				_, err = fmt.Fprintf(a.out, "%s %s, %s\n", verb, countGarbage(done), output.Bytes(done.Bytes))
 				return err
 			})
 		},
 	}
 	dryFlag(c, &dry)
+	c.Flags().BoolVar(&orphans, "orphans", false, "also the disks of volumes, folders of instances and drafts of snapshots that no record names")
 	return c
 }
 
-func verifyDoc(all []region.VerifyResult) any {
-	out := make([]region.VerifyResult, len(all))
-	for i, v := range all {
-		v.Images = nonNil(v.Images)
-		out[i] = v
+// printPlan lists what goes, and what stays for a reason.
+func (a *app) printPlan(plan region.GCPlan) error {
+	type row struct {
+		action string
+		region.Garbage
 	}
-	return map[string]any{"Layers": out}
+	var rows []row
+	for _, g := range plan.Files {
+		rows = append(rows, row{"remove", g})
+	}
+	for _, g := range plan.Kept {
+		rows = append(rows, row{"keep", g})
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	type col = output.Column[row]
+	return output.List(a.printer(), nil, rows, nil, []col{
+		{Title: "PLAN", Text: func(r row) string { return r.action }},
+		{Title: "SIZE", Text: func(r row) string { return output.Bytes(r.Bytes) }},
+		{Title: "FILE", Text: func(r row) string { return r.Path }},
+		{Title: "REASON", Text: func(r row) string { return r.Reason }},
+	})
 }
 
-func (a *app) storeVerify() *cobra.Command {
-	return &cobra.Command{
-		Use: "verify", Short: "Read every layer and compare it with its name", Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions,
-		Long: `Read every layer and compare it with its name, which is its SHA-256, and read
-every record. The exit status is 1 when one is damaged or missing.`,
-		Example: "  kami store verify",
-		RunE: func(c *cobra.Command, _ []string) error {
-			return a.with(c.Context(), func(r *region.Region) error {
-				all, err := r.VerifyStore(c.Context())
-				if err != nil {
-					return err
-				}
-				bad := 0
-				for _, v := range all {
-					if !v.OK {
-						bad++
-					}
-				}
-				type col = output.Column[region.VerifyResult]
-				err = output.List(a.printer(), verifyDoc(all), all, func(v region.VerifyResult) string { return v.Layer.Hex() }, []col{
-					{Title: "LAYER", Text: func(v region.VerifyResult) string {
-						if v.Layer == "" {
-							return "-"
-						}
-						return v.Layer.Short()
-					}},
-					{Title: "RESULT", Text: func(v region.VerifyResult) string {
-						if v.OK {
-							return "ok"
-						}
-						return v.Detail
-					}},
-					{Title: "IMAGES", Text: func(v region.VerifyResult) string { return join(v.Images) }},
-				})
-				if err == nil && bad > 0 {
-					err = exitError(exitFailed)
-				}
-				return err
-			})
-		},
+// countGarbage says how much there is, as "1 layer and 2 files".
+func countGarbage(plan region.GCPlan) string {
+	text := count(len(plan.Layers), "layer")
+	if others := len(plan.Files) - len(plan.Layers); others > 0 {
+		text += " and " + count(others, "other file")
 	}
+	return text
 }
 
-func join(ids []ami.ImageID) string {
-	text := make([]string, len(ids))
-	for i, id := range ids {
-		text[i] = string(id)
+// count is a number with its noun.
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
 	}
-	return strings.Join(text, " ")
+	return strconv.Itoa(n) + " " + noun + "s"
 }

@@ -59,11 +59,11 @@ func TestTablesOnATerminal(t *testing.T) {
 	}{
 		{"image list", []string{"IMAGE", "NAME", "STATE", "ARCH", "SIZE", "BOOT", "CONSISTENCY", "CREATED"}, 2},
 		{"instance list", []string{"INSTANCE", "NAME", "STATE", "IMAGE", "TYPE", "ACCEL", "ADDRESS", "LAUNCHED"}, 0},
-		{"volume list", []string{"VOLUME", "STATE", "SIZE", "SNAPSHOT", "INSTANCE", "DEVICE", "CREATED"}, 2},
-		{"snapshot list", []string{"SNAPSHOT", "STATE", "SIZE", "ON DISK", "LAYER", "CONSISTENCY", "VOLUME", "STARTED"}, 1},
+		{"volume list", []string{"VOLUME", "STATE", "SIZE", "SNAPSHOT", "INSTANCE", "DEVICE", "CREATED", "ENCRYPTED"}, 2},
+		{"snapshot list", []string{"SNAPSHOT", "STATE", "SIZE", "ON DISK", "LAYER", "CONSISTENCY", "VOLUME", "STARTED", "ENCRYPTED"}, 1},
 		{"key list", []string{"NAME", "ID", "TYPE", "FINGERPRINT"}, 1},
 		{"region list", []string{"REGION", "IMAGES", "INSTANCES", "PATH"}, 2},
-		{"store du", []string{"IMAGE", "NAME", "VIRTUAL", "ON DISK", "ITS OWN"}, 3}, // the last is the sum
+		{"store du", []string{"IMAGE", "NAME", "VIRTUAL", "ON DISK", "UNIQUE", "SHARED", "FREED"}, 3}, // the last is the sum
 		{"store verify", []string{"LAYER", "RESULT", "IMAGES"}, 1},
 	} {
 		lines := strings.Split(strings.TrimRight(onTerminal(t, strings.Fields(c.args)...), "\n"), "\n")

@@ -35,6 +35,7 @@ func (a *app) printVolumes(all []ami.Volume) error {
 		{Title: "INSTANCE", Text: func(v ami.Volume) string { return string(at(v).InstanceID) }},
 		{Title: "DEVICE", Text: func(v ami.Volume) string { return at(v).Device }},
 		{Title: "CREATED", Text: func(v ami.Volume) string { return stamp(v.CreateTime) }},
+		{Title: "ENCRYPTED", Text: func(v ami.Volume) string { return yesNo(v.Encrypted) }},
 	})
 }
 
@@ -70,15 +71,19 @@ func (a *app) volumeCreate() *cobra.Command {
 	var in region.CreateVolumeInput
 	var tags []string
 	var snap string
+	var encrypted func() *bool
 	c := &cobra.Command{
 		Use: "create", Short: "Make a volume, blank or from a snapshot", Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions,
-		Long:    `Make a volume, blank or from a snapshot. It costs nothing until it is written to.`,
-		Example: "  kami volume create --size 20\n  kami volume create --snapshot snap-0123456789abcdef0",
+		Long: `Make a volume, blank or from a snapshot. It costs nothing until it is written to.
+One that is made from an encrypted snapshot is encrypted too.`,
+		Example: `  kami volume create --size 20
+  kami volume create --snapshot snap-0123456789abcdef0
+  kami volume create --size 20 --encrypted --kms-key-id alias/web`,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if in.Tags, err = parseTags(tags); err != nil {
 				return err
 			}
-			in.SnapshotID = ami.SnapshotID(snap)
+			in.SnapshotID, in.Encrypted = ami.SnapshotID(snap), encrypted()
 			return a.with(c.Context(), func(r *region.Region) error {
 				v, err := r.CreateVolume(c.Context(), in)
 				if err != nil {
@@ -89,6 +94,7 @@ func (a *app) volumeCreate() *cobra.Command {
 		},
 	}
 	c.Flags().Int64Var(&in.Size, "size", 0, "size of `GIB` (default the snapshot's)")
+	encrypted = a.encryptionFlags(c, &in.KmsKeyID)
 	c.Flags().StringVar(&snap, "snapshot", "", "`SNAPSHOT` to begin with")
 	must(c.RegisterFlagCompletionFunc("snapshot", a.completeSnapshots))
 	tagFlag(c, &tags)

@@ -29,10 +29,14 @@ type State string
 const (
 	StateRunning State = "running"
 	StatePaused  State = "paused"
-	StateOff     State = "off"  // known, not running
-	StateGone    State = "gone" // not known
+	StateIOError State = "io-error" // paused: there was no room for what it wrote
+	StateOff     State = "off"      // known, not running
+	StateGone    State = "gone"     // not known
 	StateCrashed State = "crashed"
 )
+
+// On says whether a guest has its power, so that its disks are in use.
+func (s State) On() bool { return s == StateRunning || s == StatePaused || s == StateIOError }
 
 // Driver runs guests. All methods take the guest's instance id, are safe for
 // use from several processes at once, and return when ctx ends.
@@ -79,6 +83,15 @@ type Resizer interface {
 	ResizeDisk(ctx context.Context, id ami.InstanceID, path string, size int64) error
 }
 
+// Resumer lets guests go on that stand still.
+type Resumer interface {
+	// Resume lets a paused guest go on; one that was paused by an I/O error
+	// tries again what failed, and is paused again where that fails again. A
+	// guest that runs stays as it is. It returns ErrNotRunning when there is no
+	// such guest.
+	Resume(ctx context.Context, id ami.InstanceID) error
+}
+
 // Snapshotter gives point-in-time views of a running guest's disks.
 type Snapshotter interface {
 	// Backup opens a consistent view of disks, all at one instant, while the
@@ -119,7 +132,11 @@ func (b Backup) Quiesced(ctx context.Context) error {
 // carry a persistent dirty bitmap that has recorded every write since some
 // earlier instant; "" means that none is known. Bitmaps of kami's in the file
 // that are neither this one nor the backup's next are removed.
-type BackupDisk struct{ Path, Bitmap string }
+type BackupDisk struct {
+	Path, Bitmap string
+	// Key, if any, encrypts the copies of what the guest overwrites.
+	Key *machine.Key
+}
 
 // BitmapPrefix begins the names of kami's dirty bitmaps.
 const BitmapPrefix = "kami-"

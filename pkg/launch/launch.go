@@ -103,6 +103,9 @@ func mergeEBS(under, over ami.EBSBlockDevice) *ami.EBSBlockDevice {
 	if over.Encrypted != nil {
 		under.Encrypted = over.Encrypted
 	}
+	if over.KmsKeyID != "" {
+		under.KmsKeyID = over.KmsKeyID
+	}
 	return &under
 }
 

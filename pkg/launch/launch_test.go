@@ -191,7 +191,7 @@ func TestMergeRefuses(t *testing.T) {
 			[]mapping{vol("/dev/sda1", ebs{SnapshotID: otherSnap})},
 			[]string{"snapshot of the root device"},
 		},
-		{"the root encrypted", image, []mapping{vol("/dev/sda1", ebs{Encrypted: new(true)})}, []string{"encrypted"}},
+		{"a key alone", image, []mapping{vol("/dev/sda1", ebs{KmsKeyID: "alias/web"})}, []string{"Ebs.KmsKeyId", "Encrypted"}},
 		{"neither snapshot nor size", image, []mapping{vol("/dev/sdc", ebs{VolumeType: "gp3"})}, []string{"/dev/sdc needs a snapshot or a size"}},
 		{"neither, in the image", []mapping{rootVolume(), vol("/dev/sdc", ebs{})}, nil, []string{"/dev/sdc needs a snapshot or a size"}},
 		{

@@ -32,6 +32,7 @@ type Disk struct {
 	VolumeID ami.VolumeID
 	Path     string
 	Backing  []string // nearest first
+	Keys     map[string]machine.Key
 }
 
 // BuildSpec turns a plan into a machine.
@@ -65,7 +66,7 @@ func BuildSpec(p Plan) (machine.Spec, error) {
 func MachineDisk(d Disk) machine.Disk {
 	return machine.Disk{
 		Device: d.Device, Serial: strings.ReplaceAll(string(d.VolumeID), "-", ""),
-		Path: d.Path, Format: machine.FormatQCOW2, Backing: d.Backing,
+		Path: d.Path, Format: machine.FormatQCOW2, Backing: d.Backing, Keys: d.Keys,
 	}
 }
 

@@ -62,7 +62,25 @@ type Disk struct {
 	ReadOnly bool
 	Boot     bool // the disk that firmware boots from
 	CDROM    bool // the NoCloud seed
+	// Keys open the encrypted ones among Path and Backing, by path.
+	Keys map[string]Key
 }
+
+// Key opens an encrypted file. It says nothing of itself when it is printed, and
+// is never part of what is written.
+type Key struct {
+	// ID names the key to the hypervisor, for the time of one operation: a UUID
+	// of its own.
+	ID string
+	// Passphrase is text without line breaks.
+	Passphrase []byte `json:"-"`
+}
+
+// String hides the passphrase.
+func (k Key) String() string { return "key " + k.ID }
+
+// GoString hides the passphrase.
+func (k Key) GoString() string { return k.String() }
 
 // Network is the guest's one interface.
 type Network struct {

@@ -19,6 +19,7 @@ type file struct {
 	info Info
 	size int64
 	l1   []byte
+	enc  *Encryption // nil for a file that is not encrypted, or not unlocked
 
 	mu     sync.Mutex
 	tables map[int64][]byte // L2 tables by offset, at most maxTableBytes
@@ -32,6 +33,8 @@ type file struct {
 // maxTableBytes bounds the cached L2 tables of one file, whatever its clusters.
 const maxTableBytes = 16 << 20
 
+// openFile opens a file for the sake of its tables: the data of an encrypted one
+// is not there without its Encryption.
 func openFile(path string) (*file, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -50,8 +53,8 @@ func openFile(path string) (*file, error) {
 		return fail(err)
 	}
 	switch {
-	case info.Encrypted:
-		return fail(fmt.Errorf("%w: encryption", ErrUnsupported))
+	case info.Encrypted && info.cryptMethod != cryptLUKS:
+		return fail(fmt.Errorf("%w: encryption by the method %d", ErrUnsupported, info.cryptMethod))
 	case info.DataFile:
 		return fail(fmt.Errorf("%w: external data file", ErrUnsupported))
 	case info.ExtendedL2:
@@ -125,7 +128,12 @@ func (f *file) readCluster(p []byte, entry uint64, in int64) error {
 		if at >= f.size || at&(1<<f.info.ClusterBits-1) != 0 {
 			return corrupt("a cluster at %d lies outside the file", at)
 		}
-		_, err := f.f.ReadAt(p, at+in)
+		var err error
+		if f.info.Encrypted {
+			err = f.decrypt(p, at+in)
+		} else {
+			_, err = f.f.ReadAt(p, at+in)
+		}
 		if errors.Is(err, io.EOF) { // QEMU writes clusters whole, so this is no file of its making
 			return corrupt("a cluster at %d is cut off", at)
 		}

@@ -36,12 +36,65 @@ func seeds(f *testing.F) [][]byte {
 		}
 		out = append(out, b)
 	}
-	return append(out, plainHeader(f)[:1024], []byte("QFI\xfb"), nil)
+	enc := fewStripes(f)
+	encrypted := tiny(enc, content)
+	return append(out, plainHeader(f)[:1024], []byte("QFI\xfb"), nil, encrypted, encrypted[:600], encrypted[:4000])
+}
+
+// cheap says whether an encrypted file takes little work to unlock, or none.
+func cheap(b []byte) bool {
+	info, err := Inspect(bytes.NewReader(b), int64(len(b)))
+	if err != nil || !info.Encrypted || info.luksOffset == 0 {
+		return true
+	}
+	h, err := parseLUKS(b[info.luksOffset:], info.luksLength)
+	return err != nil || cheapHeader(h)
+}
+
+func cheapHeader(h luksHeader) bool {
+	work := 0
+	for _, s := range h.slots {
+		work += int(h.iterations) + 2*int(s.iterations)
+	}
+	return work <= 20*luksIterations
+}
+
+// FuzzLUKS takes headers apart, and unlocks those that can be in little time.
+func FuzzLUKS(f *testing.F) {
+	small := fewStripes(f)
+	whole := encryption(f, keyA)
+	f.Add(small.header, small.length)
+	f.Add(small.header[:luksHeaderSize], small.length)
+	f.Add(whole.header[:luksAlign+1000], whole.length)
+	f.Add([]byte(luksMagic), int64(0))
+	pass := []byte(ring()[keyA])
+	f.Fuzz(func(t *testing.T, b []byte, length int64) {
+		length = max(0, length%maxLUKSLength)
+		h, err := parseLUKS(b, length)
+		if err != nil {
+			if !ours(err) {
+				t.Errorf("got error %v, want one of the package's", err)
+			}
+			return
+		}
+		if got := h.used(); got > length || got < luksHeaderSize || len(h.slots) > luksSlots {
+			t.Fatalf("of %d bytes %d are used by %d slots", length, got, len(h.slots))
+		}
+		if !cheapHeader(h) {
+			return
+		}
+		raw := make([]byte, h.used())
+		copy(raw, b)
+		if _, err := h.unlock(raw, pass); err != nil && !errors.Is(err, ErrWrongKey) {
+			t.Errorf("got error %v, want %v", err, ErrWrongKey)
+		}
+	})
 }
 
 // ours says whether an error is one that the package promises.
 func ours(err error) bool {
-	return errors.Is(err, ErrNotQCOW2) || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrCorrupt)
+	return errors.Is(err, ErrNotQCOW2) || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrCorrupt) ||
+		errors.Is(err, ErrNoKey) || errors.Is(err, ErrWrongKey)
 }
 
 func FuzzInspect(f *testing.F) {
@@ -54,7 +107,7 @@ func FuzzInspect(f *testing.F) {
 			if !ours(err) {
 				t.Errorf("got error %v, want one of the package's", err)
 			}
-		} else if info.Size < 0 || info.Size > maxVirtualBytes || info.l1Entries*8 > len(b) || len(info.BackingName) > maxNameLen {
+		} else if info.Size < 0 || info.Size > maxVirtualBytes || info.l1Entries*8 > len(b) || len(info.BackingName) > maxNameLen || len(info.KeyID) > maxKeyID || info.luksLength > maxLUKSLength {
 			t.Errorf("a file of %d bytes was taken with %+v", len(b), info)
 		}
 		// A size that is not true is no reason to fall over either.
@@ -69,7 +122,10 @@ func FuzzOpen(f *testing.F) {
 		f.Add(b, int64(0))
 	}
 	f.Fuzz(func(t *testing.T, b []byte, off int64) {
-		img, err := Open(write(t, b))
+		if !cheap(b) {
+			return
+		}
+		img, err := OpenKeyed(ring().keys, write(t, b))
 		if err != nil {
 			if !ours(err) {
 				t.Errorf("got error %v, want one of the package's", err)

@@ -17,16 +17,20 @@ const (
 // zeros). With bitmap a persistent dirty bitmap of that name, of 64 KiB
 // granularity, records what is written from now on. The caller syncs the file.
 //
+// With an Encryption (nil for none) it is encrypted, with that of the layers that
+// are to be made of it. It returns ErrUnsupported, or fs.ErrExist.
+//
 // A head does not grow with the disk: what it needs are the header, one
-// refcount block, the L1 table and the bitmap's directory and table.
-func CreateHead(path string, size int64, backing, bitmap string) error {
+// refcount block, the L1 table and the bitmap's directory and table. A LUKS header
+// is 2 MiB long, most of it a hole.
+func CreateHead(path string, size int64, backing, bitmap string, enc *Encryption) error {
 	if size <= 0 || size%512 != 0 || size > maxVirtualBytes {
 		return fmt.Errorf("%w: a disk of %d bytes", ErrUnsupported, size)
 	}
 	if len(bitmap) > maxNameLen {
 		return fmt.Errorf("%w: a bitmap's name of %d bytes", ErrUnsupported, len(bitmap))
 	}
-	var empty stage
+	empty := stage{enc: enc}
 	g := empty.geometry(size)
 	var extension, directory, table []byte
 	if bitmap != "" {
@@ -42,7 +46,7 @@ func CreateHead(path string, size int64, backing, bitmap string) error {
 		table = make([]byte, tableClusters*ClusterSize)
 		extension = bitmapsExtension(g.data*ClusterSize, int64(len(directory)))
 	}
-	head, err := header(size, g, backing, compressionZlib, extension)
+	head, err := header(size, g, backing, compressionZlib, enc, extension)
 	if err != nil {
 		return err
 	}
@@ -52,6 +56,10 @@ func CreateHead(path string, size int64, backing, bitmap string) error {
 	for c := range g.total {
 		binary.BigEndian.PutUint16(refs[c*2:], 1)
 	}
+	var luks []byte
+	if enc != nil {
+		luks = enc.header
+	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -59,7 +67,7 @@ func CreateHead(path string, size int64, backing, bitmap string) error {
 	parts := []struct {
 		at   int64
 		data []byte
-	}{{0, head}, {g.refTable, refTable}, {g.refBlock, refs}, {g.data, directory}, {g.data + 1, table}}
+	}{{0, head}, {g.luks, luks}, {g.refTable, refTable}, {g.refBlock, refs}, {g.data, directory}, {g.data + 1, table}}
 	for _, p := range parts {
 		if len(p.data) == 0 {
 			continue

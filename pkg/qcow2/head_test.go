@@ -54,11 +54,11 @@ func TestHeadIsSound(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "head.qcow2")
 			if c.backing != "" {
-				if err := CreateHead(filepath.Join(filepath.Dir(path), c.backing), 512, "", ""); err != nil {
+				if err := CreateHead(filepath.Join(filepath.Dir(path), c.backing), 512, "", "", nil); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if err := CreateHead(path, c.size, c.backing, c.bitmap); err != nil {
+			if err := CreateHead(path, c.size, c.backing, c.bitmap, nil); err != nil {
 				t.Fatal(err)
 			}
 			qemuImg(t, "check", "-f", "qcow2", path)
@@ -96,7 +96,7 @@ func TestHeadIsRefused(t *testing.T) {
 		{"a bitmap's name too long", 1 << 20, "", strings.Repeat("x", maxNameLen+1)},
 	} {
 		path := filepath.Join(t.TempDir(), "head.qcow2")
-		wantError(t, c.name, CreateHead(path, c.size, c.backing, c.bitmap), ErrUnsupported)
+		wantError(t, c.name, CreateHead(path, c.size, c.backing, c.bitmap, nil), ErrUnsupported)
 		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: a file was left: %v", c.name, err)
 		}
@@ -105,7 +105,7 @@ func TestHeadIsRefused(t *testing.T) {
 
 func TestHeadOverwritesNothing(t *testing.T) {
 	path := write(t, []byte("mine"))
-	wantError(t, "CreateHead", CreateHead(path, 1<<20, "", ""), fs.ErrExist)
+	wantError(t, "CreateHead", CreateHead(path, 1<<20, "", "", nil), fs.ErrExist)
 	if got, err := os.ReadFile(path); err != nil || string(got) != "mine" {
 		t.Errorf("the file that was there holds %q, %v", got, err)
 	}
@@ -144,7 +144,7 @@ func TestHeadRecordsWrites(t *testing.T) {
 	disk(t, raw, 16<<20, 5)
 	base := writeLayer(t, dir, rawFile(t, raw), nil)
 	head := filepath.Join(dir, "head.qcow2")
-	if err := CreateHead(head, 700<<20, base.Layer.Hex()+".qcow2", "kami-test"); err != nil {
+	if err := CreateHead(head, 700<<20, base.Layer.Hex()+".qcow2", "kami-test", nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := dirty(t, head, "kami-test"); len(got) > 0 {

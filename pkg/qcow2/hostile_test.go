@@ -33,7 +33,7 @@ func allocated(fn func()) uint64 {
 func plainHeader(t testing.TB) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "head")
-	if err := CreateHead(path, 1<<20, "parent.qcow2", ""); err != nil {
+	if err := CreateHead(path, 1<<20, "parent.qcow2", "", nil); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(path)
@@ -88,6 +88,7 @@ var hostile = []struct {
 	{"an extension of 4 GiB", put32(headerSize+4, 1<<32-1), ErrCorrupt},
 	{"an extension behind the backing name", put32(headerSize+4, 64), ErrCorrupt},
 	{"unknown incompatible features", put64(72, 1<<40), ErrUnsupported},
+	{"LUKS without its header", put32(32, cryptLUKS), ErrCorrupt},
 	{"an unknown compression", func(b []byte) []byte { b[104] = 2; return b }, ErrUnsupported},
 }
 
@@ -175,14 +176,14 @@ func TestInspectTellsWhatIsNamed(t *testing.T) {
 	}
 }
 
-func TestEncryptedAndCorruptAreNotOpened(t *testing.T) {
+func TestOldEncryptionAndCorruptAreNotOpened(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		edit func([]byte) []byte
 		want error
 	}{
 		{"AES", put32(32, 1), ErrUnsupported},
-		{"LUKS", put32(32, 2), ErrUnsupported},
+		{"a method that is not known", put32(32, 3), ErrUnsupported},
 		{"marked as corrupt", put64(72, incompatCorrupt), ErrCorrupt},
 	} {
 		b := c.edit(plainHeader(t))
@@ -192,6 +193,9 @@ func TestEncryptedAndCorruptAreNotOpened(t *testing.T) {
 		}
 		_, err = Open(write(t, b))
 		wantError(t, c.name, err, c.want)
+		if _, err := ReadEncryption(keyring{}.keys, write(t, b)); info.Encrypted {
+			wantError(t, c.name, err, c.want)
+		}
 	}
 }
 

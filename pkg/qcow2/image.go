@@ -37,20 +37,37 @@ type Finisher interface{ Finish() }
 // Image is an open chain of qcow2 files: a top and what it stands on.
 type Image struct{ files []*file } // top first
 
-// Open opens the chain of the file at path and the given backing files, nearest
-// first. Names inside the headers are not followed.
+// Open is OpenKeyed without keys: of an encrypted file it returns ErrNoKey.
 func Open(path string, backing ...string) (*Image, error) {
+	return OpenKeyed(nil, path, backing...)
+}
+
+// OpenKeyed opens the chain of the file at path and the given backing files,
+// nearest first. Names inside the headers are not followed. Each file may be
+// encrypted, and is asked for by the id of its key. It returns ErrNoKey,
+// ErrWrongKey, ErrNotQCOW2, ErrUnsupported or ErrCorrupt.
+func OpenKeyed(keys Keys, path string, backing ...string) (*Image, error) {
 	img := &Image{}
+	var known []*Encryption // a lineage has one: it is unlocked once
 	for _, p := range append([]string{path}, backing...) {
 		f, err := openFile(p)
+		if err == nil {
+			img.files = append(img.files, f)
+			if f.info.Encrypted {
+				f.enc, err = readEncryption(keys, f.f, f.info, known...)
+				known = append(known, f.enc)
+			}
+		}
 		if err != nil {
 			img.Close()
 			return nil, fmt.Errorf("opening %s: %w", p, err)
 		}
-		img.files = append(img.files, f)
 	}
 	return img, nil
 }
+
+// Encryption is what the top file is encrypted with; nil if it is not.
+func (img *Image) Encryption() *Encryption { return img.files[0].enc }
 
 // Close closes all files of the chain.
 func (img *Image) Close() error {

@@ -39,11 +39,16 @@ type LayerResult struct {
 // zeros. The same content over the same parent gives the same bytes, whatever
 // kind of source it came from. progress is told of the bytes dealt with.
 //
+// With an Encryption the layer is encrypted, which is then part of what the same
+// bytes are owed to: its LUKS header is taken over as it is. QEMU does not encrypt
+// what is compressed, so nothing is. No plain data comes to the disk, not even
+// while it is staged.
+//
 // Blocks of 512 KiB are read, hashed, compared and compressed on all cores and
 // staged in guest order; only then is it known how large the tables are, and
 // the file is laid out: header, refcounts, L1, L2, data. Memory is a few blocks
 // a core and eight bytes a stored cluster.
-func WriteLayer(ctx context.Context, w *os.File, src Source, parent *Parent, progress func(n int64)) (LayerResult, error) {
+func WriteLayer(ctx context.Context, w *os.File, src Source, parent *Parent, enc *Encryption, progress func(n int64)) (LayerResult, error) {
 	if src.Size() <= 0 || src.Size()%512 != 0 || src.Size() > maxVirtualBytes {
 		return LayerResult{}, fmt.Errorf("%w: a disk of %d bytes", ErrUnsupported, src.Size())
 	}
@@ -51,7 +56,7 @@ func WriteLayer(ctx context.Context, w *os.File, src Source, parent *Parent, pro
 		// The parent's block digests would speak of what is cut off.
 		return LayerResult{}, fmt.Errorf("%w: a disk of %d bytes over one of %d", ErrUnsupported, src.Size(), parent.Image.Size())
 	}
-	stage, err := newStage(w)
+	stage, err := newStage(w, enc)
 	if err != nil {
 		return LayerResult{}, err
 	}
@@ -296,11 +301,15 @@ func (lw *layerWriter) deal(wk *work, enc *zstd.Encoder, buf, under []byte) erro
 			wk.buf = lw.buffer()
 		}
 		start := len(*wk.buf)
-		*wk.buf = enc.EncodeAll(data, *wk.buf)
-		if n := len(*wk.buf) - start; n < allocPlain {
-			a.packed = uint16(n)
-		} else {
-			*wk.buf, a.packed = append((*wk.buf)[:start], data...), allocPlain
+		a.packed = allocPlain
+		if lw.stage.enc == nil {
+			*wk.buf = enc.EncodeAll(data, *wk.buf)
+			if n := len(*wk.buf) - start; n < allocPlain {
+				a.packed = uint16(n)
+			}
+		}
+		if a.packed == allocPlain {
+			*wk.buf = append((*wk.buf)[:start], data...)
 		}
 		wk.allocs, wk.data = append(wk.allocs, a), append(wk.data, (*wk.buf)[start:])
 	}

@@ -51,12 +51,17 @@ func disk(t *testing.T, path string, size int64, seed int64) {
 
 func writeLayer(t *testing.T, dir string, src Source, parent *Parent) LayerResult {
 	t.Helper()
+	return encryptLayer(t, dir, src, parent, nil)
+}
+
+func encryptLayer(t *testing.T, dir string, src Source, parent *Parent, enc *Encryption) LayerResult {
+	t.Helper()
 	w, err := os.CreateTemp(dir, "w-*")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	res, err := WriteLayer(t.Context(), w, src, parent, nil)
+	res, err := WriteLayer(t.Context(), w, src, parent, enc, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +148,7 @@ func TestLayerOverParent(t *testing.T) {
 	base := writeLayer(t, dir, rawFile(t, raw), nil)
 	basePath := filepath.Join(dir, base.Layer.Hex()+".qcow2")
 	head := filepath.Join(dir, "head.qcow2")
-	if err := CreateHead(head, 16<<20, base.Layer.Hex()+".qcow2", "kami-test"); err != nil {
+	if err := CreateHead(head, 16<<20, base.Layer.Hex()+".qcow2", "kami-test", nil); err != nil {
 		t.Fatal(err)
 	}
 	qemuImg(t, "check", "-f", "qcow2", head)
@@ -185,7 +190,7 @@ func qemuIO(t *testing.T, path string, cmds ...string) {
 
 func TestHeadOfALargeDiskIsSmall(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "head.qcow2")
-	if err := CreateHead(path, 1<<40, "", "kami-blank"); err != nil {
+	if err := CreateHead(path, 1<<40, "", "kami-blank", nil); err != nil {
 		t.Fatal(err)
 	}
 	qemuImg(t, "check", "-f", "qcow2", path)

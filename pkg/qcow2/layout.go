@@ -32,11 +32,13 @@ const (
 type stage struct {
 	f      *os.File
 	w      *bufio.Writer
+	enc    *Encryption // of the layer, nil for none; then the stage is veiled
+	veil   *veil
 	at     int64 // of the next byte, relative to the start of the data
 	allocs []alloc
 }
 
-func newStage(beside *os.File) (*stage, error) {
+func newStage(beside *os.File, enc *Encryption) (*stage, error) {
 	f, err := os.CreateTemp(filepath.Dir(beside.Name()), ".stage-*")
 	if err != nil {
 		return nil, fmt.Errorf("staging a layer: %w", err)
@@ -45,7 +47,17 @@ func newStage(beside *os.File) (*stage, error) {
 		f.Close()
 		return nil, fmt.Errorf("staging a layer: %w", err)
 	}
-	return &stage{f: f, w: bufio.NewWriterSize(f, 1<<20)}, nil
+	s := &stage{f: f, enc: enc}
+	out := io.Writer(f)
+	if enc != nil {
+		if s.veil, err = newVeil(f); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("staging a layer: %w", err)
+		}
+		out = s.veil
+	}
+	s.w = bufio.NewWriterSize(out, 1<<20)
+	return s, nil
 }
 
 func (s *stage) close()       { s.f.Close() }
@@ -97,6 +109,7 @@ func (s *stage) place(fn func(a alloc, at, n int64)) {
 
 // geometry is where the parts of a layer lie, in clusters.
 type geometry struct {
+	luks, luksClusters  int64
 	refTable, refTables int64
 	refBlock, refBlocks int64
 	l1, l1Clusters      int64
@@ -123,9 +136,13 @@ func (s *stage) geometry(size int64) geometry {
 		}
 	}
 	g.dataClusters = (s.at + ClusterSize - 1) / ClusterSize
+	g.luks = 1
+	if s.enc != nil {
+		g.luksClusters = (s.enc.length + ClusterSize - 1) / ClusterSize
+	}
 	// The refcounts count themselves, so their size is found by trying.
 	for g.refTables, g.refBlocks = 1, 1; ; {
-		g.total = 1 + g.refTables + g.refBlocks + g.l1Clusters + g.l2Tables + g.dataClusters
+		g.total = g.luks + g.luksClusters + g.refTables + g.refBlocks + g.l1Clusters + g.l2Tables + g.dataClusters
 		blocks := (g.total + refsPerBlock - 1) / refsPerBlock
 		tables := (blocks + refBlocksTable - 1) / refBlocksTable
 		if blocks == g.refBlocks && tables == g.refTables {
@@ -133,7 +150,7 @@ func (s *stage) geometry(size int64) geometry {
 		}
 		g.refBlocks, g.refTables = blocks, tables
 	}
-	g.refTable = 1
+	g.refTable = g.luks + g.luksClusters
 	g.refBlock = g.refTable + g.refTables
 	g.l1 = g.refBlock + g.refBlocks
 	g.l2 = g.l1 + g.l1Clusters
@@ -144,30 +161,55 @@ func (s *stage) geometry(size int64) geometry {
 // layOut writes the layer's file and returns its digest and size.
 func (s *stage) layOut(ctx context.Context, w *os.File, size int64, backing string) (digest.Digest, int64, error) {
 	g := s.geometry(size)
-	head, err := header(size, g, backing, compressionZstd, nil)
+	compression := byte(compressionZstd)
+	if s.enc != nil {
+		compression = compressionZlib // nothing is compressed
+	}
+	head, err := header(size, g, backing, compression, s.enc, nil)
 	if err != nil {
 		return "", 0, err
+	}
+	luks := make([]byte, g.luksClusters*ClusterSize)
+	if s.enc != nil {
+		copy(luks, s.enc.header)
 	}
 	table := make([]byte, g.refTables*ClusterSize)
 	for i := range g.refBlocks {
 		binary.BigEndian.PutUint64(table[i*8:], uint64((g.refBlock+i)*ClusterSize))
 	}
 	l1, l2 := s.tables(g)
-	if _, err := s.f.Seek(0, io.SeekStart); err != nil {
+	data, err := s.data(g.data * ClusterSize)
+	if err != nil {
 		return "", 0, err
 	}
 	sum, err := writeHashed(ctx, w, io.MultiReader(
-		bytes.NewReader(head), bytes.NewReader(table), bytes.NewReader(s.refcounts(g)), bytes.NewReader(l1), bytes.NewReader(l2),
-		s.f, bytes.NewReader(make([]byte, -s.at&(ClusterSize-1)))))
+		bytes.NewReader(head), bytes.NewReader(luks), bytes.NewReader(table), bytes.NewReader(s.refcounts(g)), bytes.NewReader(l1), bytes.NewReader(l2),
+		data, bytes.NewReader(make([]byte, -s.at&(ClusterSize-1)))))
+	if err == nil {
+		err = w.Truncate(g.total * ClusterSize) // should its end be a hole
+	}
 	if err != nil {
 		return "", 0, fmt.Errorf("writing a layer: %w", err)
 	}
 	return digest.FromSum(sum), g.total * ClusterSize, nil
 }
 
+// data reads what is staged as it is to lie at a place in the file.
+func (s *stage) data(at int64) (io.Reader, error) {
+	if _, err := s.f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	if s.enc == nil {
+		return s.f, nil
+	}
+	plain, err := s.veil.lift(s.f)
+	return &encrypting{r: plain, enc: s.enc, at: at}, err
+}
+
 // writeHashed copies r to w and returns the SHA-256 of it. Hashing goes on beside
 // reading and writing, and the disk is set to work at once, so that there is
-// little left to wait for when the file is synced.
+// little left to wait for when the file is synced. Clusters of zeros, which the
+// tables and a LUKS header have, become holes.
 func writeHashed(ctx context.Context, w *os.File, r io.Reader) (sum [sha256.Size]byte, err error) {
 	const chunk, ahead = 1 << 20, 4
 	free, filled := make(chan []byte, ahead), make(chan []byte, ahead)
@@ -191,7 +233,7 @@ func writeHashed(ctx context.Context, w *os.File, r io.Reader) (sum [sha256.Size
 		b := <-free
 		n, rerr := io.ReadFull(r, b)
 		filled <- b[:n]
-		if _, err = w.Write(b[:n]); err == nil {
+		if err = writeSparse(w, b[:n], at); err == nil {
 			// Only a hint: the sync that follows reports what fails.
 			_ = unix.SyncFileRange(int(w.Fd()), at, int64(n), unix.SYNC_FILE_RANGE_WRITE)
 			at += int64(n)
@@ -204,6 +246,24 @@ func writeHashed(ctx context.Context, w *os.File, r io.Reader) (sum [sha256.Size
 		err = nil
 	}
 	return sum, err
+}
+
+// writeSparse writes b at a place, but for clusters of zeros.
+func writeSparse(w *os.File, b []byte, at int64) error {
+	for len(b) > 0 {
+		n := 0
+		for n < len(b) && !isZero(b[n:min(len(b), n+ClusterSize)]) {
+			n = min(len(b), n+ClusterSize)
+		}
+		if n > 0 {
+			if _, err := w.WriteAt(b[:n], at); err != nil {
+				return err
+			}
+		}
+		n = min(len(b), n+ClusterSize) // behind the zeros, if there are some
+		b, at = b[n:], at+int64(n)
+	}
+	return nil
 }
 
 // tables makes the L1 table and the L2 tables that are not empty.
@@ -253,7 +313,7 @@ func (s *stage) refcounts(g geometry) []byte {
 }
 
 // header makes the first cluster.
-func header(size int64, g geometry, backing string, compression byte, extensions []byte) ([]byte, error) {
+func header(size int64, g geometry, backing string, compression byte, enc *Encryption, bitmaps []byte) ([]byte, error) {
 	if len(backing) > maxNameLen {
 		return nil, fmt.Errorf("%w: a backing name of %d bytes", ErrUnsupported, len(backing))
 	}
@@ -281,9 +341,23 @@ func header(size int64, g geometry, backing string, compression byte, extensions
 		copy(b[at+8:], format)
 		at += 16
 	}
-	if len(extensions) > 0 {
+	if enc != nil {
+		be.PutUint32(b[32:], cryptLUKS)
+		be.PutUint32(b[at:], extLUKS)
+		be.PutUint32(b[at+4:], 16)
+		be.PutUint64(b[at+8:], uint64(g.luks*ClusterSize))
+		be.PutUint64(b[at+16:], uint64(enc.length))
+		at += 24
+	}
+	if enc != nil && enc.keyID != "" {
+		be.PutUint32(b[at:], extKey)
+		be.PutUint32(b[at+4:], uint32(len(enc.keyID)))
+		copy(b[at+8:], enc.keyID)
+		at += 8 + (len(enc.keyID)+7)/8*8
+	}
+	if len(bitmaps) > 0 {
 		be.PutUint64(b[88:], autoclearBitmaps)
-		at += copy(b[at:], extensions)
+		at += copy(b[at:], bitmaps)
 	}
 	at += 8 // the end of the extensions: zeros
 	if backing != "" {

@@ -90,17 +90,23 @@ type lineage struct {
 	parent, child         []byte
 	parentRes, childRes   LayerResult
 	parentPath, childPath string
+	enc                   *Encryption // of both
 }
 
 func newLineage(t *testing.T, seed int64, size, grow uint16, parentOps, childOps []byte) lineage {
 	t.Helper()
-	l := lineage{dir: t.TempDir(), parent: make([]byte, 512*(1+int(size)%4096))}
+	return encryptLineage(t, nil, seed, size, grow, parentOps, childOps)
+}
+
+func encryptLineage(t *testing.T, enc *Encryption, seed int64, size, grow uint16, parentOps, childOps []byte) lineage {
+	t.Helper()
+	l := lineage{dir: t.TempDir(), enc: enc, parent: make([]byte, 512*(1+int(size)%4096))}
 	scribble(l.parent, parentOps, seed)
 	l.child = append(bytes.Clone(l.parent), make([]byte, 512*(int(grow)%1100))...)
 	scribble(l.child, childOps, seed+1)
-	l.parentRes = writeLayer(t, l.dir, memory{data: l.parent, mood: seed}, nil)
+	l.parentRes = encryptLayer(t, l.dir, memory{data: l.parent, mood: seed}, nil, enc)
 	l.parentPath = filepath.Join(l.dir, l.parentRes.Layer.Hex()+".qcow2")
-	l.childRes = writeLayer(t, l.dir, memory{data: l.child, parent: l.parent, mood: seed}, l.under(t))
+	l.childRes = encryptLayer(t, l.dir, memory{data: l.child, parent: l.parent, mood: seed}, l.under(t), enc)
 	l.childPath = filepath.Join(l.dir, l.childRes.Layer.Hex()+".qcow2")
 	return l
 }
@@ -108,7 +114,7 @@ func newLineage(t *testing.T, seed int64, size, grow uint16, parentOps, childOps
 // under is the parent as WriteLayer takes it.
 func (l lineage) under(t *testing.T) *Parent {
 	t.Helper()
-	return &Parent{Image: openImage(t, l.parentPath), Layer: l.parentRes.Layer, Blocks: l.parentRes.Blocks}
+	return &Parent{Image: openKeyed(t, l.parentPath), Layer: l.parentRes.Layer, Blocks: l.parentRes.Blocks}
 }
 
 // contentOf is the content digest by its definition and nothing else.

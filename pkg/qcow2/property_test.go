@@ -13,7 +13,7 @@ import (
 // check holds what is true of every layer over a parent.
 func (l lineage) check(t *testing.T) {
 	t.Helper()
-	top := openImage(t, l.childPath, l.parentPath)
+	top := openKeyed(t, l.childPath, l.parentPath)
 	if got := readAll(t, top); !bytes.Equal(got, l.child) {
 		t.Errorf("the layer over its parent reads otherwise from byte %d on", firstDifference(got, l.child))
 	}
@@ -28,7 +28,7 @@ func (l lineage) check(t *testing.T) {
 		t.Errorf("hashed afterwards the content digest is %s, want %s", got, want)
 	}
 	for _, mood := range []int64{0, 77} { // told more or less, it comes out the same
-		again := writeLayer(t, l.dir, memory{data: l.child, parent: l.parent, mood: mood}, l.under(t))
+		again := encryptLayer(t, l.dir, memory{data: l.child, parent: l.parent, mood: mood}, l.under(t), l.enc)
 		if again.Layer != l.childRes.Layer {
 			t.Errorf("mood %d: the layer is %s, want %s", mood, again.Layer, l.childRes.Layer)
 		}
@@ -67,6 +67,19 @@ func (l lineage) checkAllocation(t *testing.T, top *Image) {
 	}
 }
 
+// checkSame holds that encryption changes nothing but the file.
+func (l lineage) checkSame(t *testing.T, e lineage) {
+	t.Helper()
+	a, b := l.childRes, e.childRes
+	if a.Content != b.Content || a.DataClusters != b.DataClusters || a.ZeroClusters != b.ZeroClusters {
+		t.Errorf("encrypted, the layer has the content %s in %d clusters and %d of zeros, want %s in %d and %d",
+			b.Content.Short(), b.DataClusters, b.ZeroClusters, a.Content.Short(), a.DataClusters, a.ZeroClusters)
+	}
+	if a.Layer == b.Layer {
+		t.Error("encrypted, the layer is the same file")
+	}
+}
+
 func firstDifference(a, b []byte) int {
 	for i := range min(len(a), len(b)) {
 		if a[i] != b[i] {
@@ -97,24 +110,30 @@ func FuzzLayerRoundTrip(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, seed int64, size, grow uint16, parentOps, childOps []byte) {
 		const most = 60 // twenty writes
-		newLineage(t, seed, size, grow, parentOps[:min(most, len(parentOps))], childOps[:min(most, len(childOps))]).check(t)
+		parentOps, childOps = parentOps[:min(most, len(parentOps))], childOps[:min(most, len(childOps))]
+		l := newLineage(t, seed, size, grow, parentOps, childOps)
+		l.check(t)
+		e := encryptLineage(t, encryption(t, keyA), seed, size, grow, parentOps, childOps)
+		e.check(t)
+		l.checkSame(t, e)
 	})
 }
 
 // TestQEMUReadsLayers asks the judge what the round trip asks our own reader.
 func TestQEMUReadsLayers(t *testing.T) {
 	for _, c := range lineages {
-		t.Run(fmt.Sprintf("seed %d", c.seed), func(t *testing.T) {
-			l := newLineage(t, c.seed, c.size, c.grow, c.parentOps, c.childOps)
-			raw := filepath.Join(l.dir, "want.raw")
-			if err := os.WriteFile(raw, l.child, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			for _, path := range []string{l.parentPath, l.childPath} {
-				qemuImg(t, "check", "-f", "qcow2", path)
-			}
-			qemuImg(t, "compare", "-f", "raw", "-F", "qcow2", raw, l.childPath)
-		})
+		for _, enc := range []*Encryption{nil, encryption(t, keyA)} {
+			t.Run(fmt.Sprintf("seed %d encrypted %v", c.seed, enc != nil), func(t *testing.T) {
+				l := encryptLineage(t, enc, c.seed, c.size, c.grow, c.parentOps, c.childOps)
+				raw := filepath.Join(l.dir, "want.raw")
+				if err := os.WriteFile(raw, l.child, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				keyedImg(t, "check", chain(t, l.parentPath))
+				keyedImg(t, "check", chain(t, l.childPath, l.parentPath))
+				keyedImg(t, "compare", "driver=raw,file.filename="+raw, chain(t, l.childPath, l.parentPath))
+			})
+		}
 	}
 }
 
@@ -194,7 +213,7 @@ func TestLayerIsNeverSmallerThanItsParent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	_, err = WriteLayer(t.Context(), w, memory{data: l.child[:len(l.child)-512]}, l.under(t), nil)
+	_, err = WriteLayer(t.Context(), w, memory{data: l.child[:len(l.child)-512]}, l.under(t), nil, nil)
 	wantError(t, "a shrunk disk", err, ErrUnsupported)
 }
 

@@ -8,6 +8,10 @@
 // entries say that a cluster is stored as it is, stored compressed, all zeros,
 // or unallocated, which means that the backing file defines it.
 //
+// A file may be encrypted, as QEMU does it: then a LUKS header lies in it and data
+// clusters are encrypted, while its tables are not. A header extension of ours
+// names the key, and each file of a chain may need another.
+//
 // Files are hostile until shown otherwise: every offset is held against the
 // file's size, every table has a bound, and a name in a header is never opened.
 package qcow2
@@ -47,6 +51,10 @@ const (
 	extBackingFormat = 0xe2792aca
 	extDataFile      = 0x44415441
 	extBitmaps       = 0x23852875
+	extLUKS          = 0x0537be77
+	extKey           = 0x6b616d69 // "kami", ours: the id of the key, as text
+
+	cryptLUKS = 2
 
 	compressionZlib = 0
 	compressionZstd = 1
@@ -78,6 +86,7 @@ type Info struct {
 	DataFile      bool   // has an external data file
 	DataFileName  string // as named in the header
 	Encrypted     bool
+	KeyID         string // of the key that an encrypted file needs, where it says so
 	Compression   byte
 	ExtendedL2    bool
 	Snapshots     int
@@ -86,6 +95,9 @@ type Info struct {
 	l1Offset       int64
 	l1Entries      int
 	refcountOffset int64
+	cryptMethod    uint32
+	luksOffset     int64
+	luksLength     int64
 }
 
 // Inspect reads the header alone: no other file is opened, whatever it names.
@@ -106,7 +118,8 @@ func Inspect(r io.ReaderAt, fileSize int64) (Info, error) {
 	info.Version = int(be.Uint32(buf[4:]))
 	info.ClusterBits = int(be.Uint32(buf[20:]))
 	size := be.Uint64(buf[24:])
-	info.Encrypted = be.Uint32(buf[32:]) != 0
+	info.cryptMethod = be.Uint32(buf[32:])
+	info.Encrypted = info.cryptMethod != 0
 	l1Entries, l1Offset := be.Uint32(buf[36:]), be.Uint64(buf[40:])
 	info.Snapshots = int(be.Uint32(buf[60:]))
 	switch {
@@ -160,7 +173,24 @@ func Inspect(r io.ReaderAt, fileSize int64) (Info, error) {
 	if name := be.Uint64(buf[8:]); name != 0 {
 		end = min(end, name)
 	}
-	return info, info.readExtensions(buf[:end], headerLen)
+	if err := info.readExtensions(buf[:end], headerLen); err != nil {
+		return info, err
+	}
+	return info, info.checkLUKS(fileSize)
+}
+
+// checkLUKS checks where the LUKS header lies.
+func (info *Info) checkLUKS(fileSize int64) error {
+	at, n := info.luksOffset, info.luksLength
+	switch {
+	case info.cryptMethod != cryptLUKS:
+		info.luksOffset, info.luksLength = 0, 0
+	case n < luksHeaderSize || n > maxLUKSLength:
+		return corrupt("a LUKS header of %d bytes", n)
+	case at <= 0 || at&(1<<info.ClusterBits-1) != 0 || at > fileSize-luksHeaderSize:
+		return corrupt("a LUKS header at %d lies outside the file", at)
+	}
+	return nil
 }
 
 func (info *Info) readBacking(buf []byte) error {
@@ -193,6 +223,15 @@ func (info *Info) readExtensions(buf []byte, at int) error {
 			info.BackingFormat = string(data)
 		case extDataFile:
 			info.DataFile, info.DataFileName = true, string(data)
+		case extLUKS:
+			if n != 16 {
+				return corrupt("a pointer to a LUKS header of %d bytes", n)
+			}
+			info.luksOffset, info.luksLength = int64(binary.BigEndian.Uint64(data)), int64(binary.BigEndian.Uint64(data[8:]))
+		case extKey:
+			if info.KeyID = string(data); !validKeyID(info.KeyID) {
+				return corrupt("a key of the id %.64q", data)
+			}
 		}
 		at += 8 + (n+7)/8*8
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/catalog"
 	"github.com/kamivm/kami/pkg/hypervisor"
+	"github.com/kamivm/kami/pkg/qcow2"
 	"github.com/kamivm/kami/pkg/snapshot"
 )
 
@@ -20,6 +21,9 @@ func storeError(err error, format string, args ...any) error {
 	}
 	e := &ami.Error{Code: ami.CodeInternalError, Message: fmt.Sprintf(format, args...), Err: err}
 	switch {
+	case errors.Is(err, qcow2.ErrNoKey), errors.Is(err, qcow2.ErrWrongKey):
+		e.Code = ami.CodeInvalidKMSKeyState
+		e.Hint = keyHint
 	case errors.Is(err, snapshot.ErrNoSpace), errors.Is(err, syscall.ENOSPC):
 		e.Code = ami.CodeResourceLimitExceeded
 		e.Hint = "The disk is full: kami store gc frees what nothing uses; kami store du shows what costs what."

@@ -10,6 +10,7 @@ import (
 	"github.com/kamivm/kami/pkg/digest"
 	"github.com/kamivm/kami/pkg/internal/durable"
 	"github.com/kamivm/kami/pkg/qcow2"
+	"github.com/kamivm/kami/pkg/snapshot"
 )
 
 const gib = 1 << 30
@@ -115,5 +116,8 @@ func (r *Region) fill(ctx context.Context, snap ami.Snapshot, src qcow2.Source, 
 	// As large as the disk is, which may have grown without its record.
 	snap.SizeBytes, snap.VolumeSize = src.Size(), max(snap.VolumeSize, gibCeil(src.Size()))
 	snap.Consistency = consistency
+	if e, ok := src.(snapshot.Encrypted); ok && e.Encryption() != nil {
+		snap.Encrypted, snap.KmsKeyID = true, e.Encryption().KeyID()
+	}
 	return snap, nil
 }

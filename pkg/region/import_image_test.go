@@ -50,7 +50,7 @@ func asQCOW2(t *testing.T, raw string) string {
 	out, err := os.Create(filepath.Join(t.TempDir(), "disk.qcow2"))
 	must(t, err)
 	defer out.Close()
-	_, err = qcow2.WriteLayer(t.Context(), out, src, nil, func(int64) {})
+	_, err = qcow2.WriteLayer(t.Context(), out, src, nil, nil, func(int64) {})
 	must(t, err)
 	return out.Name()
 }
@@ -250,7 +250,7 @@ func TestImportRefuses(t *testing.T) {
 	r, d := open(t)
 	image(t, r, "used")
 	overlay := filepath.Join(t.TempDir(), "overlay.qcow2")
-	must(t, qcow2.CreateHead(overlay, 1<<20, "/etc/shadow", ""))
+	must(t, qcow2.CreateHead(overlay, 1<<20, "/etc/shadow", "", nil))
 	text := filepath.Join(t.TempDir(), "notes.txt")
 	must(t, os.WriteFile(text, []byte("no disk at all\n"), 0o600))
 	cut := asQCOW2(t, rawDisk(t, "cut"))

@@ -92,9 +92,12 @@ func (r *Region) observe(ctx context.Context, all []ami.Instance) []ami.Instance
 			}
 			continue
 		}
-		switch state := states[inst.Connect][inst.InstanceID]; state {
-		case hypervisor.StateRunning, hypervisor.StatePaused:
+		switch state := states[inst.Connect][inst.InstanceID]; {
+		case state == hypervisor.StateRunning:
 			all[i].PrivateIPAddress = r.address(ctx, inst)
+			r.paused.Delete(inst.InstanceID)
+		case state.On():
+			all[i].StateReason = r.notePaused(inst.InstanceID, state)
 		default:
 			all[i] = r.noticeOff(ctx, inst)
 		}
@@ -174,10 +177,11 @@ func (r *Region) isOff(ctx context.Context, inst ami.Instance) (bool, error) {
 		return false, err
 	}
 	state, err := driver.State(ctx, inst.InstanceID)
-	return state != hypervisor.StateRunning && state != hypervisor.StatePaused, err
+	return !state.On(), err
 }
 
-// StartInstances starts stopped instances. One that runs already is no error.
+// StartInstances starts stopped instances and lets paused guests go on. One that
+// runs already is no error.
 func (r *Region) StartInstances(ctx context.Context, ids []ami.InstanceID, dry bool) ([]ami.Instance, error) {
 	all, err := r.instances(ctx, ids)
 	if err != nil {
@@ -195,16 +199,7 @@ func (r *Region) StartInstances(ctx context.Context, ids []ami.InstanceID, dry b
 		return nil, dryRun("start %s", joinIDs(all))
 	}
 	for _, inst := range all {
-		if inst.State.Name == ami.InstanceRunning {
-			continue
-		}
-		err := r.whileLocked(ctx, inst.InstanceID, func(now ami.Instance) error {
-			if now.State.Name == ami.InstanceRunning { // another command was quicker
-				return nil
-			}
-			return r.power(ctx, now)
-		})
-		if err != nil {
+		if err := r.turnOn(ctx, inst); err != nil {
 			return nil, err
 		}
 	}
@@ -306,6 +301,7 @@ func (r *Region) TerminateInstances(ctx context.Context, ids []ami.InstanceID, d
 			case ami.InstancePending:
 				return incorrectState(now, "terminated", "running or stopped: it is just being launched")
 			}
+			now.StateReason = nil // of what it is, and not of its end
 			return r.terminate(ctx, now, false)
 		})
 		if err != nil {

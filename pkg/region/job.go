@@ -209,13 +209,17 @@ func (r *Region) undoImage(ctx context.Context, id ami.ImageID) error {
 }
 
 func (r *Region) undoSnapshot(ctx context.Context, id ami.SnapshotID) error {
-	return r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error {
 		snap, err := tx.Snapshot(id)
 		if err != nil || snap.State != ami.SnapshotPending {
 			return err
 		}
 		return tx.DeleteSnapshot(id)
 	})
+	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
+		return err
+	}
+	return r.layers.RemoveDraft(id) // of one that was just being started
 }
 
 func (r *Region) undoVolume(ctx context.Context, id ami.VolumeID) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/kamivm/kami/pkg/ami"
@@ -22,8 +23,9 @@ func (r *Region) lockLayers(ctx context.Context) (*durable.Lock, error) {
 }
 
 // holdLayer notes in the lease of a job that it needs a layer, and says whether
-// that is there with all it stands on. If so it stays until the job is over.
-func (r *Region) holdLayer(ctx context.Context, id ami.SnapshotID, d digest.Digest) (bool, error) {
+// that is there with all it stands on. If so it stays until the job is over, or
+// holds another one by that lease.
+func (r *Region) holdLayer(ctx context.Context, lease string, d digest.Digest) (bool, error) {
 	lock, err := r.lockLayers(ctx)
 	if err != nil {
 		return false, err
@@ -35,8 +37,24 @@ func (r *Region) holdLayer(ctx context.Context, id ami.SnapshotID, d digest.Dige
 		}
 		return false, err
 	}
-	lease := catalog.Lease{ID: string(id), Holder: fmt.Sprint(os.Getpid()), Layer: d, Created: time.Now().UTC()}
-	return true, r.catalog.Update(ctx, func(tx *catalog.Tx) error { return tx.PutLease(lease) })
+	return true, r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		l := catalog.Lease{ID: lease, Holder: fmt.Sprint(os.Getpid()), Layer: d, Created: time.Now().UTC()}
+		leases, _ := tx.Leases() // one that cannot be read is written anew
+		if slices.ContainsFunc(leases, func(has catalog.Lease) bool { return has.ID == l.ID && has.Layer == d }) {
+			return nil // and nothing has to be synced
+		}
+		return tx.PutLease(l)
+	})
+}
+
+// mustHold is holdLayer for a layer that has to be there: it returns ErrNotFound
+// where that is not.
+func (r *Region) mustHold(ctx context.Context, lease string, d digest.Digest) error {
+	held, err := r.holdLayer(ctx, lease, d)
+	if err == nil && !held {
+		err = fmt.Errorf("%w: %s, or what it stands on", snapshot.ErrNotFound, d.Short())
+	}
+	return err
 }
 
 // writeLayer writes the layer of a snapshot whose job is under way. Its parent
@@ -44,11 +62,7 @@ func (r *Region) holdLayer(ctx context.Context, id ami.SnapshotID, d digest.Dige
 // equal one may be there already, and its last snapshot about to be deleted.
 func (r *Region) writeLayer(ctx context.Context, id ami.SnapshotID, src qcow2.Source, parent digest.Digest) (snapshot.Layer, error) {
 	if parent != "" {
-		held, err := r.holdLayer(ctx, id, parent)
-		if err == nil && !held {
-			err = fmt.Errorf("%w: %s, or what it stands on", snapshot.ErrNotFound, parent.Short())
-		}
-		if err != nil {
+		if err := r.mustHold(ctx, string(id), parent); err != nil {
 			return snapshot.Layer{}, err
 		}
 	}
@@ -59,7 +73,7 @@ func (r *Region) writeLayer(ctx context.Context, id ami.SnapshotID, src qcow2.So
 		if err != nil {
 			return layer, err
 		}
-		held, err := r.holdLayer(ctx, id, layer.Digest)
+		held, err := r.holdLayer(ctx, string(id), layer.Digest)
 		if err != nil || held {
 			return layer, err
 		}

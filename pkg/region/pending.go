@@ -90,8 +90,30 @@ func finishImage(tx *catalog.Tx, i *ami.Image) error {
 	if err := checkMapped(tx, i.BlockDeviceMappings); err != nil {
 		return err
 	}
+	if err := tellEncrypted(tx, i.BlockDeviceMappings); err != nil {
+		return err
+	}
 	i.Tags = now.Tags
 	return tx.PutImage(*i)
+}
+
+// tellEncrypted says in an image's mapping which of its snapshots are encrypted.
+func tellEncrypted(tx *catalog.Tx, mapping []ami.BlockDeviceMapping) error {
+	for i, m := range mapping {
+		if m.Ebs == nil || m.Ebs.SnapshotID == "" {
+			continue
+		}
+		snap, err := tx.Snapshot(m.Ebs.SnapshotID)
+		if err != nil {
+			return err
+		}
+		if snap.Encrypted {
+			ebs := *m.Ebs
+			ebs.Encrypted = &snap.Encrypted
+			mapping[i].Ebs = &ebs
+		}
+	}
+	return nil
 }
 
 // stillPending turns what reading a record came to into an error unless it is

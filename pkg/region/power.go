@@ -59,7 +59,8 @@ func (r *Region) planDisk(ctx context.Context, device string, id ami.VolumeID) (
 			return d, storeError(err, "The layers under %s cannot be used.", id)
 		}
 	}
-	return d, nil
+	d.Keys, err = r.diskKeys(append([]string{d.Path}, d.Backing...))
+	return d, err
 }
 
 // start gives an instance to its hypervisor and returns its record with what
@@ -130,6 +131,22 @@ func freePort(ctx context.Context) (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
+// turnOn has the guest of a stopped or running instance run. One that does is
+// left alone, also by its lock.
+func (r *Region) turnOn(ctx context.Context, inst ami.Instance) error {
+	if inst.State.Name == ami.InstanceRunning {
+		if paused, err := r.isPaused(ctx, inst); err != nil || !paused {
+			return err
+		}
+	}
+	return r.whileLocked(ctx, inst.InstanceID, func(now ami.Instance) error {
+		if now.State.Name == ami.InstanceRunning { // it is paused, or another command was quicker
+			return r.resume(ctx, now)
+		}
+		return r.power(ctx, now)
+	})
+}
+
 // power starts a stopped instance and records that it runs. Its ephemeral disks
 // are blank again.
 func (r *Region) power(ctx context.Context, inst ami.Instance) error {
@@ -144,7 +161,7 @@ func (r *Region) power(ctx context.Context, inst ami.Instance) error {
 		if err != nil {
 			return err
 		}
-		if err := r.layers.ReplaceHead(v.VolumeID, v.SizeBytes, ""); err != nil {
+		if err := r.layers.ReplaceHead(v.VolumeID, v.SizeBytes, "", v.KmsKeyID); err != nil {
 			return storeError(err, "The ephemeral disk %s cannot be made.", bd.DeviceName)
 		}
 	}
@@ -238,7 +255,13 @@ func (r *Region) shutdown(ctx context.Context, driver hypervisor.Driver, id ami.
 			return true, nil
 		}
 		if err == nil && time.Since(pressed) > 5*time.Second {
-			if err = driver.Shutdown(ctx, id); errors.Is(err, hypervisor.ErrNotRunning) {
+			if state != hypervisor.StateRunning && state.On() { // it hears nothing
+				err = letGoOn(ctx, driver, id)
+			}
+			if err == nil {
+				err = driver.Shutdown(ctx, id)
+			}
+			if errors.Is(err, hypervisor.ErrNotRunning) {
 				return true, nil
 			}
 			pressed = time.Now()

@@ -24,6 +24,7 @@ import (
 	"github.com/kamivm/kami/pkg/catalog"
 	"github.com/kamivm/kami/pkg/hypervisor"
 	"github.com/kamivm/kami/pkg/hypervisor/libvirt"
+	"github.com/kamivm/kami/pkg/kms"
 	"github.com/kamivm/kami/pkg/snapshot"
 )
 
@@ -53,10 +54,12 @@ type Region struct {
 	stall    time.Duration // how long a server may send nothing
 	catalog  *catalog.Store
 	layers   *snapshot.Store
+	keys     kms.Store // that encrypt
 
 	mu      sync.Mutex
 	drivers map[string]hypervisor.Driver // by address as asked for
 	damage  map[string]bool              // what has been said of damaged records
+	paused  sync.Map                     // guests that have been said to be paused, by id
 }
 
 var regionName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
@@ -93,10 +96,11 @@ func Open(ctx context.Context, opts Options) (*Region, error) {
 	}
 	r := &Region{
 		opts: opts, dir: dir, account: opts.Account, progress: opts.Progress, stall: stallLimit,
+		keys:    kms.OpenDir(filepath.Join(dir, "kms")),
 		drivers: map[string]hypervisor.Driver{}, damage: map[string]bool{},
 	}
 	var err error
-	if r.layers, err = snapshot.Open(dir); err != nil {
+	if r.layers, err = snapshot.OpenKeyed(dir, r.passphrase); err != nil {
 		return nil, storeError(err, "The layers of region %q cannot be opened.", opts.Name)
 	}
 	if r.catalog, err = catalog.Open(ctx, filepath.Join(dir, "catalog.db")); err != nil {

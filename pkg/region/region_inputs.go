@@ -128,6 +128,8 @@ type CreateVolumeInput struct {
 	SnapshotID ami.SnapshotID
 	Size       int64 // GiB; 0 is the snapshot's size
 	VolumeType string
+	Encrypted  *bool  // nil: as the snapshot is
+	KmsKeyID   string // id or alias; "" is the snapshot's, or the region's own
 	Tags       []ami.Tag
 	DryRun     bool
 }
@@ -159,7 +161,9 @@ type ImageCost struct {
 	Name    string      `json:"Name"`
 	Virtual int64       `json:"VirtualBytes"` // what the guest sees
 	Chain   int64       `json:"ChainBytes"`   // all layers that it stands on
-	Unique  int64       `json:"UniqueBytes"`  // layers that no other image or snapshot needs
+	Unique  int64       `json:"UniqueBytes"`  // of these, what no other image stands on
+	Shared  int64       `json:"SharedBytes"`  // the others of these
+	Freed   int64       `json:"FreedBytes"`   // by deregistering it with its snapshots
 }
 
 // StoreUsage is what a region costs on disk, in bytes.

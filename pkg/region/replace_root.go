@@ -145,13 +145,18 @@ func (r *Region) swapRoot(ctx context.Context, inst ami.Instance, snap ami.Snaps
 		// As large as the one before, which may have grown.
 		Size: max(snap.VolumeSize, was.Size), SizeBytes: max(snap.SizeBytes, was.SizeBytes), Tags: was.Tags,
 	}
+	// Encrypted if the old one was, or the snapshot is.
+	if v.KmsKeyID = snap.KmsKeyID; v.KmsKeyID == "" {
+		v.KmsKeyID = was.KmsKeyID
+	}
+	v.Encrypted = v.KmsKeyID != ""
 	r.track(&v)
 	j, err := r.begin(ctx, func(tx *catalog.Tx) error { return beginVolume(tx, v) }, string(v.VolumeID))
 	if err != nil {
 		return "", "", err
 	}
 	defer j.close(ctx)
-	if _, err := r.layers.CreateHead(v.VolumeID, v.SizeBytes, v.Layer); err != nil {
+	if _, err := r.layers.CreateHead(v.VolumeID, v.SizeBytes, v.Layer, v.KmsKeyID); err != nil {
 		return "", "", err
 	}
 	durable.Step("root.head")

@@ -33,6 +33,10 @@ func (r *Region) RegisterImage(ctx context.Context, in RegisterImageInput) (ami.
 		if m.Ebs == nil || m.Ebs.SnapshotID == "" {
 			continue
 		}
+		if m.Ebs.Encrypted != nil || m.Ebs.KmsKeyID != "" {
+			return ami.Image{}, ami.Errorf(ami.CodeInvalidBlockDeviceMapping, "The encryption of %s is its snapshot's, and cannot be set when an image is registered.", m.DeviceName).
+				WithHint("Leave Encrypted away; kami snapshot copy --encrypted makes a snapshot that is.")
+		}
 		isRoot := sameDevice(m.DeviceName, image.RootDeviceName)
 		root = root || isRoot
 		snap, err := r.ownSnapshot(ctx, m.Ebs.SnapshotID)
@@ -63,6 +67,9 @@ func (r *Region) RegisterImage(ctx context.Context, in RegisterImageInput) (ami.
 	}
 	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error {
 		if err := checkMapped(tx, image.BlockDeviceMappings); err != nil {
+			return err
+		}
+		if err := tellEncrypted(tx, image.BlockDeviceMappings); err != nil {
 			return err
 		}
 		return tx.PutImage(image)
@@ -134,6 +141,10 @@ func (r *Region) DeleteSnapshot(ctx context.Context, id ami.SnapshotID, dry bool
 	if err != nil {
 		return err
 	}
+	drafted, err := r.layers.HasDraft(id)
+	if err != nil {
+		return storeError(err, "The draft of %s cannot be found.", id)
+	}
 	err = r.catalog.Update(ctx, func(tx *catalog.Tx) error {
 		users, err := tx.ImagesUsingSnapshot(id)
 		if err != nil {
@@ -146,10 +157,18 @@ func (r *Region) DeleteSnapshot(ctx context.Context, id ami.SnapshotID, dry bool
 		if dry {
 			return dryRun("delete %s", id)
 		}
+		if drafted {
+			if err := putGoneDraft(tx, id); err != nil {
+				return err
+			}
+		}
 		return tx.DeleteSnapshot(id)
 	})
 	if err != nil {
 		return storeError(err, "The snapshot %s cannot be deleted.", id)
+	}
+	if drafted {
+		r.removeDraft(ctx, id, "")
 	}
 	if _, err := r.dropLayers(ctx, snap.Layer); err != nil {
 		r.progress.Note("the layer of %s could not be removed; kami store gc will: %v", id, err)

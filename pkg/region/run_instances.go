@@ -180,6 +180,9 @@ func (r *Region) checkMapping(ctx context.Context, mapping []ami.BlockDeviceMapp
 		if err == nil {
 			err = checkCompleted(snap)
 		}
+		if err == nil {
+			_, err = r.keyFor(ctx, m.Ebs.Encrypted, m.Ebs.KmsKeyID, snap, true)
+		}
 		switch {
 		case err != nil:
 			errs = append(errs, err)
@@ -219,7 +222,7 @@ func (r *Region) runOne(ctx context.Context, inst ami.Instance, image ami.Image,
 	}
 	defer j.close(ctx)
 	for _, v := range vols {
-		if _, err := r.layers.CreateHead(v.VolumeID, v.SizeBytes, v.Layer); err != nil {
+		if _, err := r.layers.CreateHead(v.VolumeID, v.SizeBytes, v.Layer, v.KmsKeyID); err != nil {
 			return inst, storeError(err, "The volume %s cannot be made.", v.VolumeID)
 		}
 	}
@@ -271,9 +274,10 @@ func (r *Region) planVolumes(ctx context.Context, inst *ami.Instance, mapping []
 			if m.Ebs.DeleteOnTermination != nil {
 				del = *m.Ebs.DeleteOnTermination
 			}
+			var snap ami.Snapshot
+			var err error
 			if m.Ebs.SnapshotID != "" {
-				snap, err := r.snapshot(ctx, m.Ebs.SnapshotID)
-				if err != nil {
+				if snap, err = r.snapshot(ctx, m.Ebs.SnapshotID); err != nil {
 					return nil, err
 				}
 				v.SnapshotID, v.Layer, v.Size, v.SizeBytes = snap.SnapshotID, snap.Layer, snap.VolumeSize, snap.SizeBytes
@@ -281,6 +285,10 @@ func (r *Region) planVolumes(ctx context.Context, inst *ami.Instance, mapping []
 			if s := m.Ebs.VolumeSize; s != nil && *s*gib > v.SizeBytes && *s > v.Size {
 				v.Size, v.SizeBytes = *s, *s*gib
 			}
+			if v.KmsKeyID, err = r.keyFor(ctx, m.Ebs.Encrypted, m.Ebs.KmsKeyID, snap, false); err != nil {
+				return nil, err
+			}
+			v.Encrypted = v.KmsKeyID != ""
 		}
 		r.track(&v)
 		v.Attachments = []ami.VolumeAttachment{{

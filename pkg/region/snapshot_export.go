@@ -2,6 +2,7 @@ package region
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -32,6 +33,7 @@ type ExportInput struct {
 	SnapshotID ami.SnapshotID
 	Path       string // must not exist
 	Format     string // "" is by the path's ending, else raw
+	Decrypt    bool   // has to be said of an encrypted snapshot
 	DryRun     bool
 }
 
@@ -52,6 +54,10 @@ func (r *Region) ExportSnapshot(ctx context.Context, in ExportInput) error {
 	if err != nil {
 		return err
 	}
+	if snap.Encrypted && !in.Decrypt {
+		return ami.Errorf(ami.CodeOperationNotPermitted, "The snapshot %s is encrypted, and the file would not be.", in.SnapshotID).
+			WithHint("Say --decrypt if that is what you want.")
+	}
 	if _, err := os.Lstat(in.Path); err == nil {
 		return ami.Errorf(ami.CodeInvalidParameterValue, "%s exists.", in.Path).WithHint("Choose another file, or remove that one.")
 	}
@@ -63,28 +69,44 @@ func (r *Region) ExportSnapshot(ctx context.Context, in ExportInput) error {
 		return storeError(err, "The layer of %s cannot be read.", in.SnapshotID)
 	}
 	defer img.Close()
+	mode := os.FileMode(0o644)
+	if snap.Encrypted {
+		mode = 0o600
+	}
 	step := r.progress.Step("exporting "+string(in.SnapshotID), img.Size())
-	err = durable.WriteFile(in.Path, 0o644, func(f *os.File) error {
+	err = durable.WriteFile(in.Path, mode, func(f *os.File) error {
 		switch format {
 		case "raw":
 			return qcow2.WriteRaw(ctx, f, qcow2.Flatten(img), step.Add)
 		case "qcow2":
-			_, err := qcow2.WriteLayer(ctx, f, qcow2.Flatten(img), nil, step.Add)
+			_, err := qcow2.WriteLayer(ctx, f, qcow2.Flatten(img), nil, nil, step.Add)
 			return err
 		}
-		return r.convert(ctx, snap, f.Name(), exportFormats[format])
+		return r.convert(ctx, snap, img, f.Name(), exportFormats[format])
 	})
 	step.Done(err)
 	return storeError(err, "%s cannot be exported.", in.SnapshotID)
 }
 
-// convert has qemu-img write the formats that are not ours.
-func (r *Region) convert(ctx context.Context, snap ami.Snapshot, to string, format []string) error {
+// convert has qemu-img write the formats that are not ours. It is given no keys:
+// what is encrypted it reads from a plain copy.
+func (r *Region) convert(ctx context.Context, snap ami.Snapshot, img *qcow2.Image, to string, format []string) error {
 	chain, err := r.layers.Chain(snap.Layer)
 	if err != nil {
 		return err
 	}
-	args := slices.Concat([]string{"convert", "-f", "qcow2"}, format, []string{"--", chain[0], "file:" + to})
+	from, as := chain[0], "qcow2"
+	if snap.Encrypted {
+		scratch, err := durable.NewScratch(r.path("tmp"), "export")
+		if err != nil {
+			return err
+		}
+		defer scratch.Close()
+		if from, as, err = plainCopy(ctx, scratch.Path("plain"), img); err != nil {
+			return err
+		}
+	}
+	args := slices.Concat([]string{"convert", "-f", as}, format, []string{"--", from, "file:" + to})
 	out, err := exec.CommandContext(ctx, "qemu-img", args...).CombinedOutput()
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -93,4 +115,14 @@ func (r *Region) convert(ctx context.Context, snap ami.Snapshot, to string, form
 		return fmt.Errorf("qemu-img: %w: %s", err, strings.TrimSpace(string(out)))
 	}
 	return nil
+}
+
+// plainCopy writes an image to a raw file that only its owner can read.
+func plainCopy(ctx context.Context, path string, img *qcow2.Image) (file, format string, err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return "", "", err
+	}
+	err = qcow2.WriteRaw(ctx, f, qcow2.Flatten(img), func(int64) {})
+	return path, "raw", errors.Join(err, f.Close())
 }

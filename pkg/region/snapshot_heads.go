@@ -9,19 +9,32 @@ import (
 	"github.com/kamivm/kami/pkg/digest"
 	"github.com/kamivm/kami/pkg/hypervisor"
 	"github.com/kamivm/kami/pkg/qcow2"
+	"github.com/kamivm/kami/pkg/snapshot"
 )
 
-// parentOf is the nearest layer that a new layer of v can stand on, and whether
-// that is the one since which the bitmap in the head knows what was written. It
-// is not where the snapshot of that layer was deleted: then the bitmap is of no
-// use, for what was written before it would be missed.
-func (r *Region) parentOf(v ami.Volume) (parent digest.Digest, tracked bool) {
-	if v.TrackedLayer != "" {
-		if _, err := r.layers.Layer(v.TrackedLayer); err != nil {
-			return v.Layer, false
+// parentOf is the nearest layer that the new layer of v, snapshot id's, can stand
+// on, and whether that is the one since which the bitmap in the head knows what
+// was written. It is not where the snapshot of that layer was deleted: then the
+// bitmap is of no use, for what was written before it would be missed. The layer
+// stays until the job of the snapshot is over.
+func (r *Region) parentOf(ctx context.Context, id ami.SnapshotID, v ami.Volume) (parent digest.Digest, tracked bool, err error) {
+	for v.TrackedLayer != "" {
+		held, err := r.holdLayer(ctx, string(id), v.TrackedLayer)
+		if errors.Is(err, snapshot.ErrCorrupt) {
+			err = nil // what stands on it could not be read either
 		}
+		if err != nil || held {
+			return v.TrackedLayer, held, err
+		}
+		// Its chain may have been merged since v was read: then it is another
+		// one of the same content.
+		now, err := r.volumeRecord(ctx, v.VolumeID)
+		if err != nil || now.TrackedLayer == v.TrackedLayer {
+			return v.Layer, false, err
+		}
+		v = now
 	}
-	return v.TrackedLayer, true
+	return "", true, nil
 }
 
 // snapshotStopped fills snaps from the heads of volumes that no guest writes to,
@@ -38,8 +51,10 @@ func (r *Region) snapshotStopped(ctx context.Context, vols []ami.Volume, snaps [
 		if err != nil {
 			return nil, nil, storeError(err, "The volume %s cannot be read.", v.VolumeID)
 		}
-		parent, tracked := r.parentOf(v)
-		out[i], err = r.fill(ctx, snaps[i], head, parent, c)
+		parent, tracked, err := r.parentOf(ctx, snaps[i].SnapshotID, v)
+		if err == nil {
+			out[i], err = r.fill(ctx, snaps[i], head, parent, c)
+		}
 		head.Close()
 		if err != nil {
 			return nil, nil, err
@@ -96,12 +111,21 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 	backup := hypervisor.Backup{
 		Next: hypervisor.BitmapPrefix + string(snaps[0].SnapshotID), SocketDir: socket.Dir(), CopiesDir: copies.Dir(),
 	}
-	parents := make([]digest.Digest, len(vols))
+	parents, encs := make([]digest.Digest, len(vols)), make([]*qcow2.Encryption, len(vols))
 	for i, v := range vols {
 		disk := hypervisor.BackupDisk{Path: r.layers.HeadPath(v.VolumeID)}
 		var tracked bool
-		if parents[i], tracked = r.parentOf(v); tracked {
+		if parents[i], tracked, err = r.parentOf(ctx, snaps[i].SnapshotID, v); err != nil {
+			return nil, nil, storeError(err, "What the volume %s stands on cannot be told.", v.VolumeID)
+		}
+		if tracked {
 			disk.Bitmap = v.TrackedBy
+		}
+		if encs[i], err = r.layers.HeadEncryption(v.VolumeID); err != nil {
+			return nil, nil, storeError(err, "The volume %s cannot be read.", v.VolumeID)
+		}
+		if disk.Key, err = r.copiesKey(encs[i]); err != nil {
+			return nil, nil, err
 		}
 		backup.Disks = append(backup.Disks, disk)
 	}
@@ -156,7 +180,7 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 		if !dv.Incremental() {
 			r.progress.Note("%s has no record of its changed blocks: the whole disk is compared", v.VolumeID)
 		}
-		out[i], err = r.fill(ctx, snaps[i], viewSource{dv, finish}, parents[i], c)
+		out[i], err = r.fill(ctx, snaps[i], viewSource{dv, finish, encs[i]}, parents[i], c)
 		if err != nil {
 			if ctx.Err() != nil {
 				err = ctx.Err() // not that the view was closed for it
@@ -173,7 +197,11 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 type viewSource struct {
 	hypervisor.DiskView
 	finish func()
+	enc    *qcow2.Encryption
 }
+
+// Encryption is that of the volume's head.
+func (s viewSource) Encryption() *qcow2.Encryption { return s.enc }
 
 // Finish lets the view end while the last layer is laid out.
 func (s viewSource) Finish() { s.finish() }
@@ -193,7 +221,7 @@ func (s viewSource) Extents(ctx context.Context, off, length int64, fn func(off,
 
 // Flat is the view without regard to what has changed, for a layer that stands
 // on nothing.
-func (s viewSource) Flat() qcow2.Source { return flatView{viewSource{s.Whole(), s.finish}} }
+func (s viewSource) Flat() qcow2.Source { return flatView{viewSource{s.Whole(), s.finish, s.enc}} }
 
 type flatView struct{ viewSource }
 

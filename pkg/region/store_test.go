@@ -1,16 +1,18 @@
 package region
 
 import (
+	"encoding/binary"
+	"math/rand"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
-	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/catalog"
 	"github.com/kamivm/kami/pkg/digest"
+	"github.com/kamivm/kami/pkg/internal/durable"
 )
 
 // lineage is an image, and another one that was made of an instance of it and
@@ -38,125 +40,15 @@ func sizeOf(t *testing.T, path string) int64 {
 	return get(os.Stat(path))(t).Size()
 }
 
-func TestStoreUsage(t *testing.T) {
-	t.Parallel()
-	r, _ := open(t)
-	base, child := lineage(t, r)
-	b, c := sizeOf(t, r.layerFile(layerOf(t, r, base))), sizeOf(t, r.layerFile(layerOf(t, r, child)))
-	other := image(t, r, "other")
-	o := sizeOf(t, r.layerFile(layerOf(t, r, other)))
-	inst := running(t, r)
-	garbage := get(r.ResolveImage(t.Context(), string(inst.ImageID), false))(t)
-	g := sizeOf(t, r.layerFile(layerOf(t, r, garbage)))
-	got, err := r.StoreUsage(t.Context())
-	must(t, err)
-	cost := func(i ami.Image, chain, unique int64) ImageCost {
-		return ImageCost{ImageID: i.ImageID, Name: i.Name, Virtual: 1 << 30, Chain: chain, Unique: unique}
-	}
-	want := StoreUsage{
-		Images: []ImageCost{cost(base, b, 0), cost(child, b+c, c), cost(other, o, o), cost(garbage, g, g)},
-		Layers: b + c + o + g, Volumes: allocated(r.layers.HeadPath(volumeOf(t, r, inst, "/dev/sda1").VolumeID)),
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("usage (-want +got):\n%s", diff)
-	}
-	if want.Volumes == 0 {
-		t.Error("the head of a volume takes nothing")
-	}
-	// What no record names is garbage, and costs until it is collected.
-	must(t, r.catalog.Update(t.Context(), func(tx *catalog.Tx) error {
-		if err := tx.DeleteImage(other.ImageID); err != nil {
-			return err
-		}
-		return tx.DeleteSnapshot(rootSnapshot(other))
-	}))
-	got, err = r.StoreUsage(t.Context())
-	must(t, err)
-	if got.Garbage != o || got.Layers != b+c+o+g || len(got.Images) != 3 {
-		t.Errorf("got %d bytes of garbage in %d of layers of %d images, want %d in %d of 3", got.Garbage, got.Layers, len(got.Images), o, b+c+o+g)
-	}
-	// A damaged layer does not hide the rest.
-	damage(t, r, layerOf(t, r, child), 0)
-	got, err = r.StoreUsage(t.Context())
-	must(t, err)
-	if len(got.Images) != 3 || got.Images[0].Chain != b {
-		t.Errorf("got the images %+v, want all three", got.Images)
-	}
-}
-
-func TestCollectGarbage(t *testing.T) {
-	t.Parallel()
-	r, d := open(t)
-	base, child := lineage(t, r)
-	keep := running(t, r)
-	parent, top := layerOf(t, r, base), layerOf(t, r, child)
-	size := sizeOf(t, r.layerFile(parent)) + sizeOf(t, r.layerFile(top))
-	collect := func(dry bool, want GCPlan) {
-		t.Helper()
-		got, err := r.CollectGarbage(t.Context(), dry)
-		must(t, err)
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("dry run %v: plan (-want +got):\n%s", dry, diff)
-		}
-	}
-	collect(false, GCPlan{})
-	forget := func(i ami.Image) {
-		t.Helper()
-		must(t, r.catalog.Update(t.Context(), func(tx *catalog.Tx) error {
-			if err := tx.DeleteImage(i.ImageID); err != nil {
-				return err
-			}
-			return tx.DeleteSnapshot(rootSnapshot(i))
-		}))
-	}
-	forget(base)
-	collect(false, GCPlan{}) // the child stands on it
-	forget(child)
-
-	// While somebody is at work young layers stay: a record may be on its way.
-	j, err := r.begin(t.Context(), nil, string(ami.NewVolumeID()))
-	must(t, err)
-	collect(false, GCPlan{})
-	old := time.Now().Add(-2 * gcGrace)
-	must(t, os.Chtimes(r.layerFile(top), old, old))
-	collect(true, GCPlan{Layers: []digest.Digest{top}, Bytes: sizeOf(t, r.layerFile(top))})
-	j.close(t.Context())
-
-	plan := GCPlan{Layers: []digest.Digest{top, parent}, Bytes: size} // children first
-	before := look(t, r, d)
-	collect(true, plan)
-	if diff := cmp.Diff(before, look(t, r, d)); diff != "" {
-		t.Errorf("the dry run changed something (-before +after):\n%s", diff)
-	}
-	collect(false, plan)
-	collect(false, GCPlan{})
-	if got, want := look(t, r, d).Layers, []digest.Digest{volumeOf(t, r, keep, "/dev/sda1").Layer}; !slices.Equal(got, want) {
-		t.Errorf("got the layers %v, want that of the instance, %v", got, want)
-	}
-	if left, _ := os.ReadDir(r.path("layers")); len(left) != 2 { // the layer and its list of blocks
-		t.Errorf("got the files %v, want two", left)
-	}
-}
-
-// A layer whose header is damaged is collected as well, when nothing needs it.
-func TestCollectDamagedGarbage(t *testing.T) {
-	t.Parallel()
-	r, d := open(t)
-	i := image(t, r, "base")
-	damage(t, r, layerOf(t, r, i), 0)
-	_, err := r.DeregisterImage(t.Context(), i.ImageID, true, false)
-	must(t, err)
-	_, err = r.CollectGarbage(t.Context(), false)
-	must(t, err)
-	if got := look(t, r, d).Layers; len(got) > 0 {
-		t.Errorf("got the layers %v, want none", got)
-	}
-}
-
 // damage flips a byte of a layer, behind the back of all.
 func damage(t *testing.T, r *Region, d digest.Digest, at int64) {
 	t.Helper()
-	path := r.layerFile(d)
+	flip(t, r.layerFile(d), at, 0xff)
+}
+
+// flip flips bits of one byte of a file.
+func flip(t *testing.T, path string, at int64, bits byte) {
+	t.Helper()
 	must(t, os.Chmod(path, 0o600))
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	must(t, err)
@@ -164,70 +56,272 @@ func damage(t *testing.T, r *Region, d digest.Digest, at int64) {
 	b := make([]byte, 1)
 	_, err = f.ReadAt(b, at)
 	must(t, err)
-	b[0] ^= 0xff
+	b[0] ^= bits
 	_, err = f.WriteAt(b, at)
 	must(t, err)
 }
 
-// TestVerify flips bytes one after the other: each is found, and the images that
-// stand on the layer are named.
-func TestVerify(t *testing.T) {
+// verified verifies everything and returns the results by what they are of.
+func verified(t *testing.T, r *Region, in VerifyInput) map[string]VerifyResult {
+	t.Helper()
+	all := get(r.VerifyStore(t.Context(), in))(t).Results
+	out := map[string]VerifyResult{}
+	for _, v := range all {
+		if _, twice := out[v.Resource]; twice {
+			t.Errorf("%s is there twice", v.Resource)
+		}
+		out[v.Resource] = v
+	}
+	layers := slices.DeleteFunc(all, func(v VerifyResult) bool { return v.Layer == "" })
+	if !slices.IsSortedFunc(layers, func(a, b VerifyResult) int { return strings.Compare(string(a.Layer), string(b.Layer)) }) {
+		t.Errorf("the layers are not in order: %v", layers)
+	}
+	return out
+}
+
+// places are one of each part of a layer's file, by the format (docs/layers.md).
+func places(t *testing.T, path string) map[string]int64 {
+	t.Helper()
+	b := get(os.ReadFile(path))(t)
+	be := binary.BigEndian
+	const offset = 0x00fffffffffffe00
+	l1, refTable := int64(be.Uint64(b[40:])), int64(be.Uint64(b[48:]))
+	l2 := int64(be.Uint64(b[l1:]) & offset)
+	p := map[string]int64{
+		"the magic number": 0, "the version": 7, "the size of the disk": 31, "the header's padding": 300, "the last byte of the header": 1<<16 - 1,
+		"the refcount table": refTable + 6, "the end of the refcount table": refTable + 1<<16 - 1,
+		"a refcount": int64(be.Uint64(b[refTable:])) + 1, "the end of the refcounts": int64(be.Uint64(b[refTable:])) + 1<<16 - 1,
+		"the L1 table": l1 + 5, "the end of the L1 table": l1 + 1<<16 - 1,
+		"an L2 table": l2 + 7, "the end of an L2 table": l2 + 1<<16 - 1,
+		"the data": l2 + 1<<16, "the last byte": int64(len(b)) - 1, "the padding behind the data": int64(len(b)) - 512,
+	}
+	if name := int64(be.Uint64(b[8:])); name != 0 {
+		p["the parent's name"] = name + 3
+	}
+	return p
+}
+
+// TestAFlippedBitIsFound flips one bit after the other in each part of the file of
+// a layer, and at places taken at random: each is found, and what stands on the
+// layer is named.
+func TestAFlippedBitIsFound(t *testing.T) {
 	t.Parallel()
 	r, _ := open(t)
 	base, child := lineage(t, r)
 	other := image(t, r, "other")
-	parent, top := layerOf(t, r, base), layerOf(t, r, child)
-	stands := map[digest.Digest][]ami.ImageID{
-		parent: {base.ImageID, child.ImageID}, top: {child.ImageID}, layerOf(t, r, other): {other.ImageID},
+	inst := launched(t, r, RunInstancesInput{Image: "child"})
+	parent, top, apart := layerOf(t, r, base), layerOf(t, r, child), layerOf(t, r, other)
+	snap := func(i ami.Image) ami.SnapshotID { return rootSnapshot(i) }
+	root := volumeOf(t, r, inst, "/dev/sda1").VolumeID
+	want := map[digest.Digest]VerifyResult{
+		parent: {
+			Images: []ami.ImageID{base.ImageID, child.ImageID}, Snapshots: []ami.SnapshotID{snap(base), snap(child)},
+			Volumes: []ami.VolumeID{root}, Instances: []ami.InstanceID{inst.InstanceID},
+		},
+		top: {
+			Images: []ami.ImageID{child.ImageID}, Snapshots: []ami.SnapshotID{snap(child)},
+			Volumes: []ami.VolumeID{root}, Instances: []ami.InstanceID{inst.InstanceID},
+		},
+		apart: {Images: []ami.ImageID{other.ImageID}, Snapshots: []ami.SnapshotID{snap(other)}},
 	}
-	verify := func() map[digest.Digest]VerifyResult {
+	check := func(what string, bad digest.Digest) {
 		t.Helper()
-		all, err := r.VerifyStore(t.Context())
-		must(t, err)
-		out := map[digest.Digest]VerifyResult{}
-		for _, v := range all {
-			out[v.Layer] = v
+		got := verified(t, r, VerifyInput{})
+		if len(got) != len(want) {
+			t.Errorf("%s: got %d results, want one of each of %d layers", what, len(got), len(want))
 		}
-		if len(all) != 3 || len(out) != 3 {
-			t.Fatalf("got %d results, want one of each of 3 layers", len(all))
+		for d, w := range want {
+			v := got[d.Hex()]
+			if v.OK == (d == bad) || (v.Detail == "") != v.OK || (v.Advice == "") != v.OK {
+				t.Errorf("%s: got %+v of %s, want it well %v", what, v, d.Short(), d != bad)
+			}
+			// Above a layer whose header is unreadable lineage is not known.
+			if d != bad && bad == top {
+				continue
+			}
+			if !slices.Equal(v.Images, w.Images) || !slices.Equal(v.Snapshots, w.Snapshots) || !slices.Equal(v.Volumes, w.Volumes) || !slices.Equal(v.Instances, w.Instances) {
+				t.Errorf("%s: got %+v, want what stands on it named: %+v", what, v, w)
+			}
 		}
-		return out
 	}
-	for d, v := range verify() {
-		if !v.OK || v.Detail != "" || !slices.Equal(v.Images, stands[d]) {
-			t.Errorf("got %+v, want it well and under %v", v, stands[d])
-		}
-	}
+	check("nothing is flipped", "")
+	random := rand.New(rand.NewSource(1))
 	for _, d := range []digest.Digest{parent, top} {
-		size := sizeOf(t, r.layerFile(d))
-		places := []int64{size / 2, size - 1, size - 512}
-		for at := int64(0); at < 160; at++ { // the header, its extensions and the parent's name
-			places = append(places, at)
+		path := r.layerFile(d)
+		for part, at := range places(t, path) {
+			bit := byte(1) << random.Intn(8)
+			flip(t, path, at, bit)
+			check(part, d)
+			flip(t, path, at, bit)
 		}
-		for at := int64(4096); at < size; at += size/64 + 1 {
-			places = append(places, at)
+		size := sizeOf(t, path)
+		for range 100 {
+			at, bit := random.Int63n(size), byte(1)<<random.Intn(8)
+			flip(t, path, at, bit)
+			check("a place at random", d)
+			flip(t, path, at, bit)
 		}
-		for _, at := range places {
-			damage(t, r, d, at)
-			for got, v := range verify() {
+	}
+	check("all is mended", "")
+	must(t, os.Truncate(r.layerFile(apart), sizeOf(t, r.layerFile(apart))-1))
+	check("cut off", apart)
+}
+
+// TestNotBacked: each record that names what is not there, and each file that is
+// not what it was, is told of under its own name, and nothing else is.
+func TestNotBacked(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		do   func(t *testing.T, r *Region, base, child ami.Image) (bad string, says string)
+		also func(VerifyResult) bool // more that is to be so
+	}{
+		{"a layer that a snapshot names is missing", func(t *testing.T, r *Region, _, child ami.Image) (string, string) {
+			d := layerOf(t, r, child)
+			must(t, os.Remove(r.layerFile(d)))
+			return d.Hex(), "missing"
+		}, func(v VerifyResult) bool {
+			return len(v.Images) == 1 && len(v.Snapshots) == 1 && strings.Contains(v.Advice, "Put a good copy")
+		}},
+		{"a parent that no record names is missing", func(t *testing.T, r *Region, base, child ami.Image) (string, string) {
+			d := layerOf(t, r, base)
+			_, err := r.DeregisterImage(t.Context(), base.ImageID, true, false)
+			must(t, err)
+			must(t, os.Remove(r.layerFile(d)))
+			return layerOf(t, r, child).Hex(), d.Short() + ", on which it stands"
+		}, func(v VerifyResult) bool { return len(v.Images) == 1 }},
+		{"the list of a layer's blocks has a flipped bit", func(t *testing.T, r *Region, base, _ ami.Image) (string, string) {
+			name := "layers/" + layerOf(t, r, base).Hex() + ".blocks"
+			flip(t, r.path(name), sizeOf(t, r.path(name))/2, 1)
+			return name, "does not have its digest"
+		}, nil},
+		{"the list of another layer's blocks", func(t *testing.T, r *Region, base, child ami.Image) (string, string) {
+			name, other := "layers/"+layerOf(t, r, base).Hex()+".blocks", r.path("layers", layerOf(t, r, child).Hex()+".blocks")
+			must(t, os.Remove(r.path(name)))
+			must(t, os.WriteFile(r.path(name), get(os.ReadFile(other))(t), 0o400))
+			return name, "comes to the content digest"
+		}, nil},
+		{"a volume's disk is missing", func(t *testing.T, r *Region, _, _ ami.Image) (string, string) {
+			v := newVolume(t, r)
+			must(t, os.Remove(r.layers.HeadPath(v.VolumeID)))
+			return string(v.VolumeID), "missing"
+		}, func(v VerifyResult) bool {
+			return len(v.Volumes) == 1 && strings.Contains(v.Advice, "kami volume delete")
+		}},
+		{"a volume's disk is damaged", func(t *testing.T, r *Region, _, _ ami.Image) (string, string) {
+			v := newVolume(t, r)
+			flip(t, r.layers.HeadPath(v.VolumeID), 0, 1)
+			return string(v.VolumeID), "not a qcow2 file"
+		}, nil},
+		{"a table in a volume's disk is damaged", func(t *testing.T, r *Region, _, _ ami.Image) (string, string) {
+			v := newVolume(t, r)
+			scribble(t, r, v.VolumeID, 7)
+			path := r.layers.HeadPath(v.VolumeID)
+			flip(t, path, int64(binary.BigEndian.Uint64(get(os.ReadFile(path))(t)[40:]))+3, 1)
+			return string(v.VolumeID), "lies outside the file"
+		}, nil},
+		{"a volume's disk stands on another layer", func(t *testing.T, r *Region, base, child ami.Image) (string, string) {
+			v := get(r.CreateVolume(t.Context(), CreateVolumeInput{SnapshotID: rootSnapshot(base)}))(t)
+			must(t, r.layers.ReplaceHead(v.VolumeID, v.SizeBytes, layerOf(t, r, child), ""))
+			return string(v.VolumeID), "stands on " + layerOf(t, r, child).Short()
+		}, nil},
+		{"a volume's disk is smaller than its record", func(t *testing.T, r *Region, _, _ ami.Image) (string, string) {
+			v := newVolume(t, r)
+			must(t, r.layers.ReplaceHead(v.VolumeID, v.SizeBytes/2, "", ""))
+			return string(v.VolumeID), "is a disk of"
+		}, nil},
+		{"an instance's disk is missing", func(t *testing.T, r *Region, _, _ ami.Image) (string, string) {
+			v := volumeOf(t, r, launched(t, r, RunInstancesInput{Image: "base"}), "/dev/sda1")
+			must(t, os.Remove(r.layers.HeadPath(v.VolumeID)))
+			return string(v.VolumeID), "missing"
+		}, func(v VerifyResult) bool { return len(v.Instances) == 1 && strings.Contains(v.Advice, "terminate") }},
+		{"an image's snapshot has no record", func(t *testing.T, r *Region, _, child ami.Image) (string, string) {
+			must(t, r.catalog.Update(t.Context(), func(tx *catalog.Tx) error { return tx.DeleteSnapshot(rootSnapshot(child)) }))
+			return string(child.ImageID), string(rootSnapshot(child)) + " does not exist"
+		}, func(v VerifyResult) bool { return len(v.Images) == 1 && strings.Contains(v.Advice, "deregister") }},
+		{"an instance's volume has no record", func(t *testing.T, r *Region, _, _ ami.Image) (string, string) {
+			inst := launched(t, r, RunInstancesInput{Image: "base"})
+			id := volumeOf(t, r, inst, "/dev/sda1").VolumeID
+			must(t, r.catalog.Update(t.Context(), func(tx *catalog.Tx) error { return tx.DeleteVolume(id) }))
+			return string(inst.InstanceID), string(id) + " does not exist"
+		}, nil},
+		{"a snapshot has no layer", func(t *testing.T, r *Region, _, _ ami.Image) (string, string) {
+			s := r.newSnapshot("", "", 1<<20, nil)
+			s.State = ami.SnapshotCompleted
+			must(t, r.catalog.Update(t.Context(), func(tx *catalog.Tx) error { return tx.PutSnapshot(s) }))
+			return string(s.SnapshotID), "no layer"
+		}, nil},
+		{"an image's variables are damaged", func(t *testing.T, r *Region, base, _ ami.Image) (string, string) {
+			base.UEFIData = get(r.putObject([]byte("variables")))(t)
+			must(t, r.catalog.Update(t.Context(), func(tx *catalog.Tx) error { return tx.PutImage(base) }))
+			flip(t, r.objectPath(base.UEFIData), 3, 1)
+			return string(base.ImageID), "UEFI variables"
+		}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r, _ := open(t)
+			base, child := lineage(t, r)
+			bad, says := tt.do(t, r, base, child)
+			for what, v := range verified(t, r, VerifyInput{}) {
 				switch {
-				case got == d && (v.OK || v.Detail == "" || !slices.Equal(v.Images, stands[d])):
-					t.Errorf("byte %d of %s: got %+v, want it damaged and %v named", at, d.Short(), v, stands[d])
-				case got != d && !v.OK && (d != parent || got != top): // what stands on it may be unreadable
-					t.Errorf("byte %d of %s: got %+v for another layer", at, d.Short(), v)
+				case what != bad && !v.OK:
+					t.Errorf("got %+v, want nothing said of it", v)
+				case what == bad && (v.OK || !strings.Contains(v.Detail, says) || v.Advice == "" || tt.also != nil && !tt.also(v)):
+					t.Errorf("got %+v, want it said that %q, and what to do", v, says)
 				}
 			}
-			damage(t, r, d, at)
+			if _, told := verified(t, r, VerifyInput{Sample: 1})[bad]; !told && !strings.HasPrefix(bad, "vol-") {
+				t.Errorf("a sample does not tell of %s", bad)
+			}
+		})
+	}
+}
+
+// What a guest writes to, or another command has, is not taken for damaged.
+func TestWhatIsInUseIsNotDamaged(t *testing.T) {
+	t.Parallel()
+	r, _ := open(t)
+	inst := running(t, r)
+	held, locked := volumeOf(t, r, inst, "/dev/sda1").VolumeID, newVolume(t, r).VolumeID
+	release := hold(t, r, held)
+	flip(t, r.layers.HeadPath(held), sizeOf(t, r.layers.HeadPath(held))-1, 1) // in a table that may be being written
+	must(t, r.layers.ReplaceHead(locked, 1<<20, "", ""))
+	lock, free, err := durable.TryLock(r.lockPath(string(locked)))
+	if must(t, err); !free {
+		t.Fatal("the volume is locked")
+	}
+	got := verified(t, r, VerifyInput{})
+	if len(got) != 1 {
+		t.Errorf("got %+v, want the layer alone", got)
+	}
+	for _, v := range got {
+		if !v.OK || !slices.Equal(v.Running, []ami.InstanceID{inst.InstanceID}) {
+			t.Errorf("got %+v, want it well, and said that the instance runs", v)
 		}
 	}
-	for d, v := range verify() {
-		if !v.OK {
-			t.Errorf("all is mended, and %s is %+v", d.Short(), v)
-		}
+	must(t, lock.Unlock())
+	release()
+	if v := verified(t, r, VerifyInput{})[string(locked)]; v.OK || v.Detail == "" {
+		t.Errorf("got %+v once it is free, want it damaged", v)
 	}
-	// One that is not there at all is missed.
-	must(t, os.Remove(r.layerFile(top)))
-	if v := verify()[top]; v.OK || !slices.Equal(v.Images, stands[top]) {
-		t.Errorf("got %+v for a layer that is not there, want %v named", v, stands[top])
+}
+
+// A bad disk that cannot be read does not stop the rest.
+func TestUnreadableLayer(t *testing.T) {
+	t.Parallel()
+	r, _ := open(t)
+	base, other := layerOf(t, r, image(t, r, "base")), layerOf(t, r, image(t, r, "other"))
+	must(t, os.Remove(r.layerFile(base)))
+	must(t, os.Mkdir(r.layerFile(base), 0o700)) // which opens and cannot be read
+	got := verified(t, r, VerifyInput{})
+	if v := got[base.Hex()]; v.OK || !strings.Contains(v.Detail, "reading layer") {
+		t.Errorf("got %+v, want that it cannot be read", v)
+	}
+	if !got[other.Hex()].OK {
+		t.Errorf("got %+v, want the other one read", got[other.Hex()])
+	}
+	if _, err := os.Stat(filepath.Join(r.dir, "verify.json")); err != nil {
+		t.Error(err)
 	}
 }

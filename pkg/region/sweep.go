@@ -45,14 +45,17 @@ func (r *Region) sweepFiles(ctx context.Context) error {
 		}
 		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, r.sweepDrafts(ctx))...)
 }
 
 // sweepGone removes the files of a volume or an instance whose record has been
-// deleted.
+// deleted, or the draft of a snapshot that has no more need of it.
 func (r *Region) sweepGone(ctx context.Context, id string) error {
 	if strings.HasPrefix(id, "vol-") {
 		return r.sweepHead(ctx, ami.VolumeID(id))
+	}
+	if strings.HasPrefix(id, "snap-") {
+		return r.layers.RemoveDraft(ami.SnapshotID(id))
 	}
 	if state, err := r.lastState(ctx, ami.InstanceID(id)); err != nil || state != "" {
 		return err

@@ -74,6 +74,8 @@ func jobs() map[string]func(home, arg string) error {
 		}}
 	}
 	return map[string]func(home, arg string) error{
+		"verify": verifyJob,
+		"draft":  draftJob,
 		"import": func(home, source string) error {
 			r, err := in(home, atNth(1), fake.New())
 			if err == nil {
@@ -106,7 +108,7 @@ func jobs() map[string]func(home, arg string) error {
 			if _, err := r.begin(ctx, func(tx *catalog.Tx) error { return tx.PutVolume(v) }, string(v.VolumeID)); err != nil {
 				return err
 			}
-			if _, err := r.layers.CreateHead(v.VolumeID, v.SizeBytes, ""); err != nil {
+			if _, err := r.layers.CreateHead(v.VolumeID, v.SizeBytes, "", ""); err != nil {
 				return err
 			}
 			here()

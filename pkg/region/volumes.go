@@ -41,9 +41,10 @@ func (r *Region) CreateVolume(ctx context.Context, in CreateVolumeInput) (ami.Vo
 		return ami.Volume{}, ami.Errorf(ami.CodeMissingParameter, "The request must contain the parameter size/snapshot.").
 			WithHint("Give --size in GiB, or --snapshot.")
 	}
+	var snap ami.Snapshot
+	var err error
 	if in.SnapshotID != "" {
-		snap, err := r.ownSnapshot(ctx, in.SnapshotID)
-		if err != nil {
+		if snap, err = r.ownSnapshot(ctx, in.SnapshotID); err != nil {
 			return ami.Volume{}, err
 		}
 		if err := checkCompleted(snap); err != nil {
@@ -57,6 +58,10 @@ func (r *Region) CreateVolume(ctx context.Context, in CreateVolumeInput) (ami.Vo
 			v.Size, v.SizeBytes = snap.VolumeSize, snap.SizeBytes
 		}
 	}
+	if v.KmsKeyID, err = r.keyFor(ctx, in.Encrypted, in.KmsKeyID, snap, in.DryRun); err != nil {
+		return ami.Volume{}, err
+	}
+	v.Encrypted = v.KmsKeyID != ""
 	if in.DryRun {
 		return ami.Volume{}, dryRun("create a volume of %d GiB", v.Size)
 	}
@@ -66,7 +71,7 @@ func (r *Region) CreateVolume(ctx context.Context, in CreateVolumeInput) (ami.Vo
 		return ami.Volume{}, storeError(err, "The volume cannot be recorded.")
 	}
 	defer j.close(ctx)
-	if _, err := r.layers.CreateHead(v.VolumeID, v.SizeBytes, v.Layer); err != nil {
+	if _, err := r.layers.CreateHead(v.VolumeID, v.SizeBytes, v.Layer, v.KmsKeyID); err != nil {
 		return ami.Volume{}, storeError(err, "The volume %s cannot be made.", v.VolumeID)
 	}
 	v.State = ami.VolumeAvailable

@@ -65,13 +65,20 @@ func (do task) run() error {
 	case "write":
 		_, err = do.write(s)
 	case "create":
-		_, err = s.CreateHead(theHead, newSize, do.Parent)
+		_, err = s.CreateHead(theHead, newSize, do.Parent, "")
 	case "replace":
-		err = s.ReplaceHead(theHead, newSize, do.Parent)
+		err = s.ReplaceHead(theHead, newSize, do.Parent, "")
 	case "remove":
 		err = s.RemoveLayer(do.Parent)
 	case "list":
 		_, err = s.Blocks(context.Background(), do.Parent)
+	case "merge":
+		var plan Merge
+		if plan, err = s.PlanMerge(do.Parent, none); err == nil {
+			_, err = s.MergeLayer(context.Background(), plan, ami.NoProgress.Step("", 0))
+		}
+	default:
+		err = draftJob(s, do.Job)
 	}
 	return err
 }
@@ -253,7 +260,7 @@ func crashCases(t *testing.T) []crashCase {
 			task{Job: "replace"},
 			func(t *testing.T, s *Store, do *task) {
 				base(t, s, do)
-				if _, err := s.CreateHead(theHead, oldSize, do.Parent); err != nil {
+				if _, err := s.CreateHead(theHead, oldSize, do.Parent, ""); err != nil {
 					t.Fatal(err)
 				}
 			}, headState,
@@ -294,6 +301,12 @@ func crashCases(t *testing.T) []crashCase {
 			func(s *Store, _ task, _ string) []string { return layerFiles(s, first) },
 			[]string{"rename.renamed#1"},
 		},
+		mergeCase(t, layerFiles),
+		draftCase("create a draft", "draft create", nil, [2]string{"absent", "empty, <nil>"}, "rename.renamed#1"),
+		draftCase("put a block", "draft put", map[int64]int64{1: 1}, [2]string{"1", "2 1"}, "draft.written#1", "draft.block#1", "draft.recorded#1"),
+		draftCase("put a block again", "draft put", map[int64]int64{0: 3, 1: 1}, [2]string{"3 1", "2 1"}, "draft.written#1", "draft.recorded#1"),
+		draftCase("put a block of zeros", "draft clear", map[int64]int64{0: 3, 1: 1}, [2]string{"3 1", "0 1"}, "draft.recorded#1"),
+		draftCase("remove a draft", "draft remove", map[int64]int64{1: 1}, [2]string{"1", "absent"}, "draft.remove#1", "remove.removed#2", "draft.removed#1"),
 	}
 }
 

@@ -111,7 +111,7 @@ var diskJobs = map[string]func(task) error{
 		if err != nil {
 			return err
 		}
-		if _, err := s.CreateHead(theHead, oldSize, ""); err != nil {
+		if _, err := s.CreateHead(theHead, oldSize, "", ""); err != nil {
 			return err
 		}
 		ballast, err := os.Create(filepath.Join(do.Root, "ballast"))
@@ -124,9 +124,9 @@ var diskJobs = map[string]func(task) error{
 		if !errors.Is(err, syscall.ENOSPC) {
 			return err
 		}
-		_, err = s.CreateHead("vol-1", newSize, "")
+		_, err = s.CreateHead("vol-1", newSize, "", "")
 		o.note("create", err)
-		o.note("replace", s.ReplaceHead(theHead, newSize, ""))
+		o.note("replace", s.ReplaceHead(theHead, newSize, "", ""))
 		img, err := s.OpenHead(theHead, "")
 		if err != nil {
 			return err
@@ -144,7 +144,7 @@ var diskJobs = map[string]func(task) error{
 		if err != nil {
 			return err
 		}
-		if _, err := s.CreateHead(theHead, oldSize, l.Digest); err != nil {
+		if _, err := s.CreateHead(theHead, oldSize, l.Digest, ""); err != nil {
 			return err
 		}
 		if err := syscall.Mount("", do.Root, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
@@ -166,9 +166,9 @@ var diskJobs = map[string]func(task) error{
 		o.note("sweep", s.Sweep())
 		_, err = do.write(s)
 		o.note("write", err)
-		_, err = s.CreateHead("vol-1", newSize, "")
+		_, err = s.CreateHead("vol-1", newSize, "", "")
 		o.note("create", err)
-		o.note("replace", s.ReplaceHead(theHead, newSize, ""))
+		o.note("replace", s.ReplaceHead(theHead, newSize, "", ""))
 		o.note("remove head", s.RemoveHead(theHead))
 		_, err = s.LockVolume(ctx, theHead)
 		o.note("lock", err)

@@ -27,19 +27,21 @@ func (s *Store) HeadPath(id ami.VolumeID) string {
 }
 
 // CreateHead makes the head of a volume: a disk of size bytes that reads as
-// layer ("" for zeros). It returns ErrNotFound when the layer is not there, and
-// ErrTooSmall for a size that would cut it off.
-func (s *Store) CreateHead(id ami.VolumeID, size int64, layer digest.Digest) (path string, err error) {
+// layer ("" for zeros). key is the id of the key that encrypts what is written to
+// it, "" for none, which an encrypted layer does not allow. It returns
+// ErrNotFound when the layer is not there, ErrTooSmall for a size that would cut
+// it off, ErrPlain, and qcow2's ErrNoKey and ErrWrongKey.
+func (s *Store) CreateHead(id ami.VolumeID, size int64, layer digest.Digest, key string) (path string, err error) {
 	path = s.HeadPath(id)
 	if _, err := os.Lstat(path); err == nil {
 		return "", fmt.Errorf("head %s: %w", id, os.ErrExist)
 	}
-	return path, s.ReplaceHead(id, size, layer)
+	return path, s.ReplaceHead(id, size, layer, key)
 }
 
 // ReplaceHead puts an empty head on layer in the place of a volume's head. No
 // guest may have the old one open.
-func (s *Store) ReplaceHead(id ami.VolumeID, size int64, layer digest.Digest) error {
+func (s *Store) ReplaceHead(id ami.VolumeID, size int64, layer digest.Digest, key string) error {
 	backing := ""
 	if layer != "" {
 		info, _, _, err := inspect(s.layerPath(layer), "")
@@ -51,13 +53,17 @@ func (s *Store) ReplaceHead(id ami.VolumeID, size int64, layer digest.Digest) er
 		}
 		backing = "../layers/" + parentName(layer)
 	}
+	enc, err := s.encryptionOn(layer, key)
+	if err != nil {
+		return err
+	}
 	scratch, err := durable.NewScratch(s.tmp(), "head")
 	if err != nil {
 		return noSpace(err)
 	}
 	defer scratch.Close()
 	work := scratch.Path("head.qcow2")
-	if err := qcow2.CreateHead(work, size, backing, BitmapName(layer)); err != nil {
+	if err := qcow2.CreateHead(work, size, backing, BitmapName(layer), enc); err != nil {
 		return noSpace(err)
 	}
 	durable.Step("head.written")
@@ -80,7 +86,7 @@ func (s *Store) OpenHead(id ami.VolumeID, layer digest.Digest) (*qcow2.Image, er
 			return nil, err
 		}
 	}
-	img, err := qcow2.Open(s.HeadPath(id), chain...)
+	img, err := qcow2.OpenKeyed(s.keys, s.HeadPath(id), chain...)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s", ErrNotFound, id)
 	}

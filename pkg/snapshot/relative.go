@@ -30,9 +30,10 @@ func (s *Store) Relative(ctx context.Context, src qcow2.Source) (digest.Digest, 
 	if err != nil {
 		return "", err
 	}
-	// A layer at the end of a long chain cannot be stood on.
+	// A layer at the end of a long chain cannot be stood on, nor one that is
+	// encrypted, by what is not.
 	layers = slices.DeleteFunc(layers, func(l Layer) bool {
-		return l.Size == 0 || l.Size > src.Size() || l.Depth >= MaxDepth
+		return l.Size == 0 || l.Size > src.Size() || l.Depth >= MaxDepth || l.KeyID != ""
 	})
 	if len(layers) == 0 {
 		return "", nil

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,18 +30,28 @@ var (
 	ErrNoSpace  = errors.New("no space left")
 	ErrCorrupt  = errors.New("damaged layer")
 	ErrTooSmall = errors.New("smaller than its layer")
+	ErrPlain    = errors.New("not encrypted over what is")
 )
 
-// MaxDepth is how many layers a chain has at most; a layer that would be one
-// more is written whole, so that no read walks a long way.
-const MaxDepth = 8
+// MaxDepth is how many layers a chain has in the long run, so that no read walks
+// a long way. A layer that is one more costs what changed like any other, and its
+// chain is then to be merged (MergeLayer); longestChain is what a chain may grow
+// to meanwhile. Only a layer past that is written whole at once.
+const (
+	MaxDepth     = 8
+	longestChain = 4 * MaxDepth
+)
 
 // minFree is what has to be free before a layer is begun, in bytes.
 const minFree = 64 << 20
 
 // Store is one region's layers and heads. It is safe for concurrent use, also
 // by several processes.
-type Store struct{ root string }
+type Store struct {
+	root string
+	keys qcow2.Keys  // nil for none
+	long atomic.Bool // see LongChain
+}
 
 // Layer is what the store knows of a layer.
 type Layer struct {
@@ -50,18 +61,23 @@ type Layer struct {
 	Size     int64         // virtual, in bytes
 	FileSize int64         // in bytes
 	Depth    int           // 1 without a parent
+	KeyID    string        // of the key that encrypts it, "" for none
 	Created  time.Time     // when it got its name on this host
 }
 
-// Open opens the store under a region's root, making its folders.
-func Open(root string) (*Store, error) {
+// Open opens the store under a region's root, making its folders. What is
+// encrypted cannot be read; OpenKeyed gives it the keys for that.
+func Open(root string) (*Store, error) { return OpenKeyed(root, nil) }
+
+// OpenKeyed is Open of a store that can read what those keys encrypt.
+func OpenKeyed(root string, keys qcow2.Keys) (*Store, error) {
 	// The guest's process may run as another user that has to pass through.
 	for _, dir := range []string{"layers", "volumes", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o711); err != nil {
 			return nil, err
 		}
 	}
-	return &Store{root}, nil
+	return &Store{root: root, keys: keys}, nil
 }
 
 // Sweep removes the work of processes that are gone.
@@ -119,14 +135,14 @@ func (s *Store) Layer(d digest.Digest) (Layer, error) {
 			return l, err
 		}
 		if at == d {
-			l.Parent, l.Size, l.FileSize, l.Created = parent, info.Size, st.Size(), st.ModTime()
+			l.Parent, l.Size, l.FileSize, l.Created, l.KeyID = parent, info.Size, st.Size(), st.ModTime(), info.KeyID
 		}
 		if parent == "" {
 			l.Depth++
 			return l, nil
 		}
 		// Digests make a cycle impossible unless files were tampered with.
-		if l.Depth > 4*MaxDepth {
+		if l.Depth >= longestChain-1 {
 			return l, fmt.Errorf("%w: the chain of %s has no end", ErrCorrupt, d.Short())
 		}
 		at = parent
@@ -137,8 +153,8 @@ func (s *Store) Layer(d digest.Digest) (Layer, error) {
 func (s *Store) Chain(d digest.Digest) ([]string, error) {
 	var paths []string
 	for d != "" {
-		if len(paths) > 4*MaxDepth {
-			return nil, fmt.Errorf("%w: a chain of more than %d layers", ErrCorrupt, len(paths))
+		if len(paths) == longestChain {
+			return nil, fmt.Errorf("%w: a chain of more than %d layers", ErrCorrupt, longestChain)
 		}
 		_, parent, _, err := inspect(s.layerPath(d), "")
 		if err != nil {
@@ -156,7 +172,7 @@ func (s *Store) OpenLayer(d digest.Digest) (*qcow2.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return qcow2.Open(chain[0], chain[1:]...)
+	return qcow2.OpenKeyed(s.keys, chain[0], chain[1:]...)
 }
 
 // noSpace marks an error of a full disk.

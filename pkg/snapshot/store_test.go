@@ -119,18 +119,6 @@ func TestChildHoldsWhatChanged(t *testing.T) {
 	}
 }
 
-func TestChainStaysShort(t *testing.T) {
-	s := open(t)
-	var parent digest.Digest
-	for i := range 2*MaxDepth + 1 {
-		l := write(t, s, raw(t, byte(i)), parent)
-		if got, err := s.Layer(l.Digest); err != nil || got.Depth > MaxDepth {
-			t.Fatalf("layer %d: depth %d, error %v", i, got.Depth, err)
-		}
-		parent = l.Digest
-	}
-}
-
 func TestLostBlockListIsMadeAgain(t *testing.T) {
 	s := open(t)
 	l := write(t, s, raw(t, 1), "")
@@ -180,10 +168,10 @@ func TestHeads(t *testing.T) {
 	s := open(t)
 	l := write(t, s, raw(t, 1), "")
 	id := ami.NewVolumeID()
-	if _, err := s.CreateHead(id, l.Size, l.Digest); err != nil {
+	if _, err := s.CreateHead(id, l.Size, l.Digest, ""); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.CreateHead(id, l.Size, l.Digest); !errors.Is(err, os.ErrExist) {
+	if _, err := s.CreateHead(id, l.Size, l.Digest, ""); !errors.Is(err, os.ErrExist) {
 		t.Errorf("a second head: got %v, want ErrExist", err)
 	}
 	img, err := s.OpenHead(id, l.Digest)
@@ -198,13 +186,13 @@ func TestHeads(t *testing.T) {
 	if err := s.RemoveLayer(l.Digest); !errors.Is(err, ErrInUse) {
 		t.Errorf("removing a head's layer: got %v, want ErrInUse", err)
 	}
-	if _, err := s.CreateHead(ami.NewVolumeID(), l.Size-1, l.Digest); !errors.Is(err, ErrTooSmall) {
+	if _, err := s.CreateHead(ami.NewVolumeID(), l.Size-1, l.Digest, ""); !errors.Is(err, ErrTooSmall) {
 		t.Errorf("got %v for a head that would cut its layer off, want ErrTooSmall", err)
 	}
 	if size, err := s.HeadSize(id); err != nil || size != l.Size {
 		t.Errorf("got a head of %d bytes (%v), want %d", size, err, l.Size)
 	}
-	if _, err := s.CreateHead(ami.NewVolumeID(), l.Size, digest.Of(nil)); !errors.Is(err, ErrNotFound) {
+	if _, err := s.CreateHead(ami.NewVolumeID(), l.Size, digest.Of(nil), ""); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a head on no layer: got %v, want ErrNotFound", err)
 	}
 }

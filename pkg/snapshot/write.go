@@ -19,18 +19,14 @@ import (
 type flattener interface{ Flat() qcow2.Source }
 
 // WriteLayer writes src as a layer over parent ("" for none) and returns it when
-// it is durable. A layer that is there already is not written again. Past
-// MaxDepth the layer is written whole instead. It returns ErrNoSpace on a full
-// disk; a failure leaves nothing behind.
+// it is durable. A layer that is there already is not written again. It costs
+// what changed, also past MaxDepth, which LongChain then says; only where a chain
+// cannot grow any more is the layer written whole instead.
+//
+// A layer is encrypted as its source is; see Encrypted. It returns ErrPlain for a
+// source that is not, over a parent that is, and ErrNoSpace on a full disk; a
+// failure leaves nothing behind.
 func (s *Store) WriteLayer(ctx context.Context, src qcow2.Source, parent digest.Digest, step ami.Step) (Layer, error) {
-	if err := s.checkFree(); err != nil {
-		return Layer{}, err
-	}
-	scratch, err := durable.NewScratch(s.tmp(), "layer")
-	if err != nil {
-		return Layer{}, noSpace(err)
-	}
-	defer scratch.Close()
 	p, depth, err := s.parent(ctx, parent)
 	if err != nil {
 		return Layer{}, err
@@ -40,31 +36,58 @@ func (s *Store) WriteLayer(ctx context.Context, src qcow2.Source, parent digest.
 	} else if whole, ok := src.(flattener); ok {
 		src = whole.Flat() // a layer without a parent holds all
 	}
+	l, err := s.write(ctx, src, p, depth+1, step, func(string) error { return nil })
+	if err == nil && l.Depth > MaxDepth {
+		s.long.Store(true)
+	}
+	return l, err
+}
+
+// write writes src over the open layer p, nil for none, as the layer of a chain
+// of that depth. check is called with the file before it has its name.
+func (s *Store) write(ctx context.Context, src qcow2.Source, p *qcow2.Parent, depth int, step ami.Step, check func(path string) error) (Layer, error) {
+	if err := s.checkFree(); err != nil {
+		return Layer{}, err
+	}
+	scratch, err := durable.NewScratch(s.tmp(), "layer")
+	if err != nil {
+		return Layer{}, noSpace(err)
+	}
+	defer scratch.Close()
+	enc := encryptionOf(src)
+	if p != nil && enc == nil && p.Image.Encryption() != nil {
+		return Layer{}, fmt.Errorf("%w: a layer on %s", ErrPlain, p.Layer.Short())
+	}
 	work := scratch.Path("layer.qcow2")
 	f, err := os.OpenFile(work, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return Layer{}, noSpace(err)
 	}
 	defer f.Close()
-	res, err := qcow2.WriteLayer(ctx, f, src, p, step.Add)
+	res, err := qcow2.WriteLayer(ctx, f, src, p, enc, step.Add)
 	if err != nil {
 		return Layer{}, noSpace(fmt.Errorf("writing layer: %w", err))
 	}
-	if p != nil && res.DataClusters+res.ZeroClusters == 0 && src.Size() == p.Image.Size() {
+	if p != nil && res.DataClusters+res.ZeroClusters == 0 && src.Size() == p.Image.Size() && sameKey(enc, p.Image.Encryption()) {
 		// Nothing has changed: the parent is this layer.
 		l, err := s.Layer(p.Layer)
-		l.Content = res.Content
+		if l.Content = res.Content; err == nil {
+			err = check(work)
+		}
 		return l, err
 	}
 	durable.Step("layer.written")
+	if err := check(work); err != nil {
+		return Layer{}, err
+	}
 	l := Layer{
 		Digest: res.Layer, Content: res.Content, Size: src.Size(), FileSize: res.FileSize,
-		Depth: depth + 1, Created: time.Now(),
+		Depth: depth, Created: time.Now(),
 	}
 	if p != nil {
 		l.Parent = p.Layer
 	}
-	if err := s.place(f, scratch, work, l.Digest, res.Blocks); err != nil {
+	if err := s.place(f, scratch, work, l.Digest, res.Blocks, enc); err != nil {
 		return Layer{}, noSpace(err)
 	}
 	return l, nil
@@ -73,14 +96,14 @@ func (s *Store) WriteLayer(ctx context.Context, src qcow2.Source, parent digest.
 // place gives a written layer its name, then its block list. A list without a
 // layer would never be collected; a layer without its list only has to be read
 // once more.
-func (s *Store) place(f *os.File, scratch *durable.Scratch, work string, d digest.Digest, blocks *qcow2.Blocks) error {
+func (s *Store) place(f *os.File, scratch *durable.Scratch, work string, d digest.Digest, blocks *qcow2.Blocks, enc *qcow2.Encryption) error {
 	if _, err := os.Stat(s.layerPath(d)); err == nil {
 		return nil
 	}
 	if err := protect(f); err != nil {
 		return err
 	}
-	list, err := writeBlocks(scratch, blocks) // while there is nothing to take back
+	list, err := writeBlocks(scratch, blocks, enc) // while there is nothing to take back
 	if err != nil {
 		return err
 	}
@@ -93,8 +116,8 @@ func (s *Store) place(f *os.File, scratch *durable.Scratch, work string, d diges
 
 // writeBlocks writes a block list in a scratch folder, where a sweep finds what
 // a killed process leaves of it.
-func writeBlocks(scratch *durable.Scratch, blocks *qcow2.Blocks) (path string, err error) {
-	b, err := blocks.MarshalBinary()
+func writeBlocks(scratch *durable.Scratch, blocks *qcow2.Blocks, enc *qcow2.Encryption) (path string, err error) {
+	b, err := sealBlocks(blocks, enc)
 	if err != nil {
 		return "", err
 	}
@@ -102,7 +125,8 @@ func writeBlocks(scratch *durable.Scratch, blocks *qcow2.Blocks) (path string, e
 	return path, os.WriteFile(path, b, 0o400)
 }
 
-// parent opens the layer to stand on; none when that would make too long a chain.
+// parent opens the layer to stand on and says how deep that is; none when that
+// would make a chain which is not read any more.
 func (s *Store) parent(ctx context.Context, d digest.Digest) (*qcow2.Parent, int, error) {
 	if d == "" {
 		return nil, 0, nil
@@ -111,7 +135,7 @@ func (s *Store) parent(ctx context.Context, d digest.Digest) (*qcow2.Parent, int
 	if err != nil {
 		return nil, 0, fmt.Errorf("parent layer: %w", err)
 	}
-	if l.Depth >= MaxDepth {
+	if l.Depth >= longestChain {
 		return nil, 0, nil
 	}
 	blocks, err := s.Blocks(ctx, d)
@@ -128,17 +152,22 @@ func (s *Store) parent(ctx context.Context, d digest.Digest) (*qcow2.Parent, int
 // Blocks returns the block digests of a layer; where their list is missing or
 // damaged it is made again from the layer.
 func (s *Store) Blocks(ctx context.Context, d digest.Digest) (*qcow2.Blocks, error) {
-	blocks := &qcow2.Blocks{}
+	enc, err := s.encryptionOfLayer(d)
+	if err != nil {
+		return nil, err
+	}
 	b, err := os.ReadFile(s.blocksPath(d))
 	if err == nil {
-		if err = blocks.UnmarshalBinary(b); err == nil {
+		blocks, berr := openBlocks(b, enc)
+		if err = berr; err == nil {
 			return blocks, nil
 		}
 	}
 	if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, qcow2.ErrCorrupt) {
 		return nil, err
 	}
-	if blocks, err = s.hashBlocks(ctx, d); err != nil {
+	blocks, err := s.hashBlocks(ctx, d)
+	if err != nil {
 		return nil, err
 	}
 	scratch, err := durable.NewScratch(s.tmp(), "blocks")
@@ -146,7 +175,7 @@ func (s *Store) Blocks(ctx context.Context, d digest.Digest) (*qcow2.Blocks, err
 		return nil, noSpace(err)
 	}
 	defer scratch.Close()
-	list, err := writeBlocks(scratch, blocks)
+	list, err := writeBlocks(scratch, blocks, enc)
 	if err == nil {
 		err = durable.Rename(list, s.blocksPath(d))
 	}

@@ -29,7 +29,7 @@ var rows = []struct {
 }{
 	{"words", []string{"pkg/ami", "pkg/digest", "pkg/internal/durable"}},
 	{"machine", []string{"pkg/hypervisor", "pkg/machine", "pkg/disk", "pkg/qcow2"}},
-	{"stores", []string{"pkg/catalog", "pkg/snapshot", "pkg/object"}},
+	{"stores", []string{"pkg/catalog", "pkg/snapshot", "pkg/object", "pkg/kms"}},
 	{"work", []string{"pkg/build", "pkg/launch", "pkg/bundle", "pkg/recipe"}},
 	{"house", []string{"pkg/region"}},
 	{"doors", []string{"pkg/cli", "pkg/ec2", "pkg/imds", "pkg/output"}},
@@ -207,7 +207,7 @@ func TestDirectories(t *testing.T) {
 		{"test", []string{"arch", "bench", "compat", "e2e", "script"}},
 		{"pkg", []string{
 			"ami", "build", "bundle", "catalog", "cli", "digest", "disk", "ec2", "hypervisor", "imds", "internal",
-			"launch", "machine", "object", "output", "qcow2", "recipe", "region", "snapshot",
+			"kms", "launch", "machine", "object", "output", "qcow2", "recipe", "region", "snapshot",
 		}},
 		{"pkg/internal", []string{"durable"}},
 	}

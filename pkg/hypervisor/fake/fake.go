@@ -30,9 +30,10 @@ type Driver struct {
 	guests map[ami.InstanceID]*guest
 
 	// What a test can make go wrong: FailStart is asked before a guest is
-	// started; Deaf guests do not hear the power button.
-	FailStart func(machine.Spec) error
-	Deaf      bool
+	// started; Deaf guests do not hear the power button; with NoRoom those that
+	// are resumed are paused again.
+	FailStart    func(machine.Spec) error
+	Deaf, NoRoom bool
 }
 
 type guest struct {
@@ -102,6 +103,23 @@ func (d *Driver) PowerOff(id ami.InstanceID) {
 	delete(d.guests, id)
 }
 
+// Pause makes a guest stand still, in a state that is paused.
+func (d *Driver) Pause(id ami.InstanceID, state hypervisor.State) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.guests[id].state = state
+}
+
+// Resume lets a guest go on.
+func (d *Driver) Resume(ctx context.Context, id ami.InstanceID) error {
+	return d.with(ctx, id, func(g *guest) error {
+		if !d.NoRoom {
+			g.state = hypervisor.StateRunning
+		}
+		return nil
+	})
+}
+
 // State says what a guest does.
 func (d *Driver) State(ctx context.Context, id ami.InstanceID) (hypervisor.State, error) {
 	d.mu.Lock()
@@ -137,10 +155,10 @@ func (d *Driver) with(ctx context.Context, id ami.InstanceID, fn func(*guest) er
 	return fn(g)
 }
 
-// Shutdown ends the guest at once, unless it is deaf.
+// Shutdown ends the guest at once, unless it is deaf or stands still.
 func (d *Driver) Shutdown(ctx context.Context, id ami.InstanceID) error {
-	return d.with(ctx, id, func(*guest) error {
-		if !d.Deaf {
+	return d.with(ctx, id, func(g *guest) error {
+		if !d.Deaf && g.state == hypervisor.StateRunning {
 			delete(d.guests, id)
 		}
 		return nil
@@ -265,6 +283,7 @@ var (
 	_ hypervisor.Driver      = (*Driver)(nil)
 	_ hypervisor.Plugger     = (*Driver)(nil)
 	_ hypervisor.Resizer     = (*Driver)(nil)
+	_ hypervisor.Resumer     = (*Driver)(nil)
 	_ hypervisor.Snapshotter = (*Driver)(nil)
 	_ hypervisor.Networker   = (*Driver)(nil)
 )

@@ -3,6 +3,7 @@ package fake
 import (
 	"testing"
 
+	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/hypervisor"
 	"github.com/kamivm/kami/pkg/hypervisor/hypervisortest"
 	"github.com/kamivm/kami/pkg/machine"
@@ -13,5 +14,6 @@ func TestSuite(t *testing.T) {
 	hypervisortest.Run(t, hypervisortest.Config{
 		Open: func(*testing.T) hypervisor.Driver { return d },
 		Dir:  t.TempDir(), Accel: machine.AccelTCG, Line: ConsoleLine,
+		Pause: func(_ *testing.T, id ami.InstanceID) { d.Pause(id, hypervisor.StatePaused) },
 	})
 }

@@ -113,7 +113,7 @@ func newLayer(t *testing.T, dir string, sector []byte) string {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	res, err := qcow2.WriteLayer(t.Context(), f, src, nil, func(int64) {})
+	res, err := qcow2.WriteLayer(t.Context(), f, src, nil, nil, func(int64) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func newHead(t *testing.T, dir, layer, bitmap string) string {
 	if layer != "" {
 		backing = "../layers/" + layer
 	}
-	if err := qcow2.CreateHead(path, diskSize, backing, bitmap); err != nil {
+	if err := qcow2.CreateHead(path, diskSize, backing, bitmap, nil); err != nil {
 		t.Fatal(err)
 	}
 	return path

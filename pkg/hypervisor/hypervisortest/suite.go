@@ -29,6 +29,8 @@ type Config struct {
 	Line string
 	// Runs says that guests are real: they write to their disks.
 	Runs bool
+	// Pause makes a guest stand still, as nothing in the contract does.
+	Pause func(t *testing.T, id ami.InstanceID)
 }
 
 // limit bounds every wait of the suite.
@@ -41,6 +43,7 @@ func Run(t *testing.T, c Config) {
 	t.Run("failed start leaves nothing", c.failedStart)
 	t.Run("guests outlive their driver", c.outlives)
 	t.Run("cancelled", c.cancelled)
+	t.Run("resume", c.resume)
 	t.Run("disks", c.plug)
 	t.Run("backup", c.backup)
 }
@@ -186,6 +189,29 @@ func (c Config) cancelled(t *testing.T) {
 		if err := d.Destroy(t.Context(), s.ID); err != nil {
 			t.Errorf("Destroy: %v", err)
 		}
+	}
+}
+
+func (c Config) resume(t *testing.T) {
+	d := c.open(t)
+	r, ok := d.(hypervisor.Resumer)
+	if !ok {
+		t.Fatalf("the driver %s resumes no guests", d.Name())
+	}
+	if err := r.Resume(t.Context(), ami.NewInstanceID()); !errors.Is(err, hypervisor.ErrNotRunning) {
+		t.Errorf("Resume of an unknown guest: %v, want ErrNotRunning", err)
+	}
+	s := c.start(t, d)
+	c.Pause(t, s.ID)
+	state(t, d, s.ID, hypervisor.StatePaused)
+	if all, err := d.States(t.Context()); err != nil || all[s.ID] != hypervisor.StatePaused {
+		t.Errorf("States: %v, %v, want it paused", all[s.ID], err)
+	}
+	for range 2 {
+		if err := r.Resume(t.Context(), s.ID); err != nil {
+			t.Errorf("Resume: %v", err)
+		}
+		state(t, d, s.ID, hypervisor.StateRunning)
 	}
 }
 

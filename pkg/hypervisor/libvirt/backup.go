@@ -15,6 +15,7 @@ import (
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/hypervisor"
 	"github.com/kamivm/kami/pkg/hypervisor/nbd"
+	"github.com/kamivm/kami/pkg/machine"
 	"github.com/kamivm/kami/pkg/qcow2"
 )
 
@@ -22,6 +23,7 @@ import (
 // that it begins, QEMU copies away what the guest overwrites, and exports the
 // disks as they were over NBD.
 func (d *Driver) Backup(ctx context.Context, id ami.InstanceID, b hypervisor.Backup) (hypervisor.View, error) {
+	d.tidying.Wait() // of a view that was left open
 	v := &view{d: d, id: id, disks: map[string]diskView{}}
 	var plan []backupDisk
 	// The guest is quiesced while the job is prepared.
@@ -35,7 +37,7 @@ func (d *Driver) Backup(ctx context.Context, id ami.InstanceID, b hypervisor.Bac
 		if err := quiet(); err != nil {
 			return err
 		}
-		return beginBackup(dom, b, plan)
+		return d.beginBackup(dom, b, plan)
 	})
 	if err != nil {
 		if qerr := quiet(); qerr != nil { // which comes to its end in any case
@@ -133,7 +135,7 @@ func prepareBackup(ctx context.Context, dom *libvirt.Domain, b hypervisor.Backup
 			continue
 		}
 		// Made here in a millisecond; libvirt's way takes two jobs of QEMU's.
-		if err := qcow2.CreateHead(scratchPath(b, p), p.node.size, "", ""); err != nil {
+		if err := createCopies(scratchPath(b, p), p); err != nil {
 			return nil, err
 		}
 	}
@@ -141,7 +143,7 @@ func prepareBackup(ctx context.Context, dom *libvirt.Domain, b hypervisor.Backup
 }
 
 // beginBackup starts the job.
-func beginBackup(dom *libvirt.Domain, b hypervisor.Backup, plan []backupDisk) error {
+func (d *Driver) beginBackup(dom *libvirt.Domain, b hypervisor.Backup, plan []backupDisk) error {
 	next := ""
 	if b.Next != "" {
 		var err error
@@ -153,7 +155,26 @@ func beginBackup(dom *libvirt.Domain, b hypervisor.Backup, plan []backupDisk) er
 	if err != nil {
 		return err
 	}
-	return dom.BackupBegin(text, next, libvirt.DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+	var keys []machine.Key
+	for _, p := range plan {
+		if p.inJob && p.Key != nil {
+			keys = append(keys, *p.Key)
+		}
+	}
+	return d.withKeys(keys, func() error {
+		return dom.BackupBegin(text, next, libvirt.DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+	})
+}
+
+// createCopies makes the file for the copies of what the guest overwrites.
+func createCopies(path string, p backupDisk) (err error) {
+	var enc *qcow2.Encryption
+	if p.Key != nil {
+		if enc, err = qcow2.NewEncryption(p.Key.ID, p.Key.Passphrase); err != nil {
+			return err
+		}
+	}
+	return qcow2.CreateHead(path, p.node.size, "", "", enc)
 }
 
 // planBackup finds the disks in the guest, and drops from the plan the bitmaps
@@ -204,6 +225,9 @@ func backupXML(b hypervisor.Backup, plan []backupDisk) (string, error) {
 			disk.Scratch = &libvirtxml.DomainDiskSource{
 				File: &libvirtxml.DomainDiskSourceFile{File: scratchPath(b, p)},
 			}
+			if p.Key != nil {
+				disk.Scratch.Encryption = encryption(*p.Key)
+			}
 		}
 		out = append(out, disk)
 	}
@@ -227,7 +251,7 @@ type view struct {
 // more, and what libvirt knows of them.
 func (v *view) tidy(ctx context.Context, plan []backupDisk) {
 	v.tidied = make(chan error, 1)
-	go func() {
+	v.d.tidying.Go(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeLimit)
 		defer cancel()
 		v.tidied <- v.d.with(ctx, v.id, func(dom *libvirt.Domain) error {
@@ -239,7 +263,7 @@ func (v *view) tidy(ctx context.Context, plan []backupDisk) {
 			}
 			return errors.Join(errs...)
 		})
-	}()
+	})
 }
 
 // Disk returns the view of the disk with that path.

@@ -29,8 +29,9 @@ const (
 
 // Driver is a connection to one libvirt.
 type Driver struct {
-	uri  string
-	conn *libvirt.Connect
+	uri     string
+	conn    *libvirt.Connect
+	tidying sync.WaitGroup // what goes on behind views
 }
 
 // eventLoop runs libvirt's event loop, without which consoles and broken
@@ -68,7 +69,7 @@ func Open(ctx context.Context, uri string) (*Driver, error) {
 	for _, try := range tries {
 		conn, err := connect(ctx, try)
 		if err == nil {
-			return &Driver{try, conn}, nil
+			return &Driver{uri: try, conn: conn}, nil
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", try, err))
 	}
@@ -218,11 +219,13 @@ func (d *Driver) Start(ctx context.Context, spec machine.Spec) error {
 	// Waited for to its end also when ctx ends meanwhile: a start that was given
 	// up would come to run when nobody looks.
 	err = d.run(context.WithoutCancel(ctx), func() error {
-		dom, err := d.conn.DomainCreateXML(xml, libvirt.DOMAIN_NONE)
-		if err != nil {
-			return err
-		}
-		return dom.Free()
+		return d.withKeys(keysOf(spec.Disks...), func() error {
+			dom, err := d.conn.DomainCreateXML(xml, libvirt.DOMAIN_NONE)
+			if err != nil {
+				return err
+			}
+			return dom.Free()
+		})
 	})
 	if err == nil && ctx.Err() != nil {
 		return errors.Join(ctx.Err(), d.Destroy(context.WithoutCancel(ctx), spec.ID))
@@ -248,8 +251,8 @@ func (d *Driver) with(ctx context.Context, id ami.InstanceID, fn func(*libvirt.D
 func (d *Driver) State(ctx context.Context, id ami.InstanceID) (hypervisor.State, error) {
 	state := hypervisor.StateGone
 	err := d.with(ctx, id, func(dom *libvirt.Domain) error {
-		s, _, err := dom.GetState()
-		state = stateOf(s)
+		s, reason, err := dom.GetState()
+		state = stateOf(s, reason)
 		return err
 	})
 	if errors.Is(err, hypervisor.ErrNotFound) {
@@ -258,11 +261,16 @@ func (d *Driver) State(ctx context.Context, id ami.InstanceID) (hypervisor.State
 	return state, err
 }
 
-func stateOf(s libvirt.DomainState) hypervisor.State {
+func stateOf(s libvirt.DomainState, reason int) hypervisor.State {
 	switch s {
 	case libvirt.DOMAIN_RUNNING, libvirt.DOMAIN_BLOCKED, libvirt.DOMAIN_SHUTDOWN, libvirt.DOMAIN_PMSUSPENDED:
 		return hypervisor.StateRunning
 	case libvirt.DOMAIN_PAUSED:
+		// Of all that can fail only a lack of room pauses a guest: it is told of
+		// the rest.
+		if libvirt.DomainPausedReason(reason) == libvirt.DOMAIN_PAUSED_IOERROR {
+			return hypervisor.StateIOError
+		}
 		return hypervisor.StatePaused
 	case libvirt.DOMAIN_CRASHED:
 		return hypervisor.StateCrashed
@@ -285,8 +293,8 @@ func (d *Driver) States(ctx context.Context) (map[ami.InstanceID]hypervisor.Stat
 		for _, dom := range doms {
 			if name, err := dom.GetName(); err == nil {
 				if m := ownName.FindStringSubmatch(name); m != nil {
-					if s, _, err := dom.GetState(); err == nil {
-						out[ami.InstanceID(m[1])] = stateOf(s)
+					if s, reason, err := dom.GetState(); err == nil {
+						out[ami.InstanceID(m[1])] = stateOf(s, reason)
 					}
 				}
 			}
@@ -308,6 +316,17 @@ func (d *Driver) Shutdown(ctx context.Context, id ami.InstanceID) error {
 // Reboot asks the guest to reboot.
 func (d *Driver) Reboot(ctx context.Context, id ami.InstanceID) error {
 	return gone(d.with(ctx, id, func(dom *libvirt.Domain) error { return dom.Reboot(libvirt.DOMAIN_REBOOT_DEFAULT) }))
+}
+
+// Resume lets a paused guest go on.
+func (d *Driver) Resume(ctx context.Context, id ami.InstanceID) error {
+	return gone(d.with(ctx, id, func(dom *libvirt.Domain) error {
+		state, _, err := dom.GetState()
+		if err != nil || state != libvirt.DOMAIN_PAUSED {
+			return err
+		}
+		return dom.Resume()
+	}))
 }
 
 // gone turns "no such guest" into "not running": a transient guest is both.
@@ -345,3 +364,5 @@ func (d *Driver) Networks(ctx context.Context) ([]string, error) {
 		return names, nil
 	})
 }
+
+var _ hypervisor.Resumer = (*Driver)(nil)

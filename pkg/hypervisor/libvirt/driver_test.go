@@ -6,6 +6,9 @@ import (
 	"os"
 	"testing"
 
+	"libvirt.org/go/libvirt"
+
+	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/hypervisor"
 	"github.com/kamivm/kami/pkg/hypervisor/hypervisortest"
 	"github.com/kamivm/kami/pkg/machine"
@@ -35,6 +38,20 @@ func config(t *testing.T) hypervisortest.Config {
 			return d
 		},
 		Dir: guestDir(t), Accel: machine.AccelTCG, Line: hypervisortest.BootLine, Runs: true,
+		Pause: suspend,
+	}
+}
+
+// suspend makes a guest stand still, as an administrator can.
+func suspend(t *testing.T, id ami.InstanceID) {
+	t.Helper()
+	d, err := Open(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := d.with(t.Context(), id, func(dom *libvirt.Domain) error { return dom.Suspend() }); err != nil {
+		t.Fatal(err)
 	}
 }
 

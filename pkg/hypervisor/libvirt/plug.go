@@ -56,7 +56,7 @@ func (d *Driver) AttachDisk(ctx context.Context, id ami.InstanceID, disk machine
 		if err != nil {
 			return err
 		}
-		return dom.AttachDeviceFlags(text, libvirt.DOMAIN_DEVICE_MODIFY_LIVE)
+		return d.withKeys(keysOf(disk), func() error { return dom.AttachDeviceFlags(text, libvirt.DOMAIN_DEVICE_MODIFY_LIVE) })
 	}))
 }
 

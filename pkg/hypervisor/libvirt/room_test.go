@@ -67,7 +67,7 @@ func TestOutOfRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	disk := filepath.Join(dir, "disk.qcow2")
-	if err := qcow2.CreateHead(disk, 8<<20, "", ""); err != nil {
+	if err := qcow2.CreateHead(disk, 8<<20, "", "", nil); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), "qemu-io", "-f", "qcow2", "-c", "write -P 1 0 8M", "-c", "write -s "+sectorFile(t)+" 0 512", disk)
@@ -97,7 +97,7 @@ func TestOutOfRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer v.Close()
-	wantBecomes(t, d, id, hypervisor.StatePaused)
+	wantBecomes(t, d, id, hypervisor.StateIOError)
 	if err := v.Close(); !errors.Is(err, errOutOfRoom) {
 		t.Errorf("Close: %v, want it to say that the guest had no room", err)
 	}

@@ -104,6 +104,7 @@ func renderDisk(disk machine.Disk, i int) libvirtxml.DomainDisk {
 		Target: &libvirtxml.DomainDiskTarget{Dev: targetName(i), Bus: "virtio"},
 		Serial: disk.Serial,
 	}
+	out.Source.Encryption = renderKey(disk.Keys, disk.Path)
 	if disk.ReadOnly {
 		out.ReadOnly = &libvirtxml.DomainDiskReadOnly{}
 	}
@@ -116,12 +117,12 @@ func renderDisk(disk machine.Disk, i int) libvirtxml.DomainDisk {
 		out.Boot = &libvirtxml.DomainDeviceBoot{Order: 1}
 	}
 	if disk.Format == machine.FormatQCOW2 {
-		out.BackingStore = renderBacking(disk.Backing)
+		out.BackingStore = renderBacking(disk.Backing, disk.Keys)
 	}
 	return out
 }
 
-func renderBacking(layers []string) *libvirtxml.DomainDiskBackingStore {
+func renderBacking(layers []string, keys map[string]machine.Key) *libvirtxml.DomainDiskBackingStore {
 	if len(layers) == 0 {
 		return &libvirtxml.DomainDiskBackingStore{} // the end of the chain
 	}
@@ -130,9 +131,22 @@ func renderBacking(layers []string) *libvirtxml.DomainDiskBackingStore {
 		Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{
 			File:     layers[0],
 			SecLabel: []libvirtxml.DomainDeviceSecLabel{{Model: "dac", Relabel: "no"}},
-		}},
-		BackingStore: renderBacking(layers[1:]),
+		}, Encryption: renderKey(keys, layers[0])},
+		BackingStore: renderBacking(layers[1:], keys),
 	}
+}
+
+// renderKey names the secret that opens the file at path, if it is encrypted.
+func renderKey(keys map[string]machine.Key, path string) *libvirtxml.DomainDiskEncryption {
+	key, ok := keys[path]
+	if !ok {
+		return nil
+	}
+	return encryption(key)
+}
+
+func encryption(key machine.Key) *libvirtxml.DomainDiskEncryption {
+	return &libvirtxml.DomainDiskEncryption{Format: "luks", Secrets: []libvirtxml.DomainDiskSecret{{Type: "passphrase", UUID: key.ID}}}
 }
 
 func targetName(i int) string {

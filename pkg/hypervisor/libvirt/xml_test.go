@@ -76,6 +76,10 @@ func TestDomainXML(t *testing.T) {
 				machine.Disk{Device: "/dev/sdg", Serial: "vol2", Path: "/kami/volumes/raw", Format: machine.FormatRaw, ReadOnly: true},
 			)
 		}},
+		{"encrypted", func(s *machine.Spec) { // over layers of which only one is
+			key := machine.Key{ID: "0b6f1c56-9c0a-4e6c-8f0e-5a8f4f6f3f11", Passphrase: []byte("not to be seen")}
+			s.Disks[0].Keys = map[string]machine.Key{s.Disks[0].Path: key, "/kami/layers/b.qcow2": key}
+		}},
 		{"bare", func(s *machine.Spec) {
 			s.Title, s.Agent, s.Disks, s.Network = "", false, s.Disks[:1], machine.Network{MAC: s.Network.MAC}
 		}},
