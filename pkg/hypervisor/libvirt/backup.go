@@ -49,7 +49,7 @@ func (d *Driver) Backup(ctx context.Context, id ami.InstanceID, b hypervisor.Bac
 		}
 		return nil, gone(err)
 	}
-	v.tidy(ctx, plan)
+	v.tidy(ctx, b.Next, plan)
 	for _, disk := range plan {
 		if !disk.inJob {
 			continue
@@ -139,18 +139,25 @@ func prepareBackup(ctx context.Context, dom *libvirt.Domain, b hypervisor.Backup
 			return nil, err
 		}
 	}
-	return plan, tellBitmaps(dom, plan)
+	if err := tellBitmaps(dom, plan); err != nil || b.Next == "" {
+		return plan, err
+	}
+	// Begun before the instant, the next bitmap knows of a little more than it
+	// has to. With the job, libvirt would read its schema once more for it, while
+	// the guest waits.
+	for _, p := range plan {
+		if !p.inJob {
+			continue
+		}
+		if err := (monitor{dom}).addBitmap(p.node, b.Next); err != nil {
+			return nil, err
+		}
+	}
+	return plan, nil
 }
 
 // beginBackup starts the job.
 func (d *Driver) beginBackup(dom *libvirt.Domain, b hypervisor.Backup, plan []backupDisk) error {
-	next := ""
-	if b.Next != "" {
-		var err error
-		if next, err = checkpointXML(b.Next, plan, func(p backupDisk) bool { return p.inJob }); err != nil {
-			return err
-		}
-	}
 	text, err := backupXML(b, plan)
 	if err != nil {
 		return err
@@ -162,7 +169,7 @@ func (d *Driver) beginBackup(dom *libvirt.Domain, b hypervisor.Backup, plan []ba
 		}
 	}
 	return d.withKeys(keys, func() error {
-		return dom.BackupBegin(text, next, libvirt.DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+		return dom.BackupBegin(text, "", libvirt.DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
 	})
 }
 
@@ -247,15 +254,18 @@ type view struct {
 	err    error
 }
 
-// tidy removes, while the disks are read, the bitmaps that nothing needs any
-// more, and what libvirt knows of them.
-func (v *view) tidy(ctx context.Context, plan []backupDisk) {
+// tidy does, while the disks are read, what need not be waited for: libvirt is
+// told of the next bitmap, and what nothing needs any more goes.
+func (v *view) tidy(ctx context.Context, next string, plan []backupDisk) {
 	v.tidied = make(chan error, 1)
 	v.d.tidying.Go(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeLimit)
 		defer cancel()
 		v.tidied <- v.d.with(ctx, v.id, func(dom *libvirt.Domain) error {
 			errs := []error{forgetCheckpoints(dom, bitmapNames(plan))}
+			if next != "" {
+				errs = append(errs, tellBitmap(dom, next, plan, func(p backupDisk) bool { return p.inJob }))
+			}
 			for _, p := range plan {
 				if p.inJob {
 					errs = append(errs, monitor{dom}.dropBitmaps(p.node, p.Bitmap))

@@ -34,19 +34,24 @@ func tellBitmaps(dom *libvirt.Domain, plan []backupDisk) error {
 		return err
 	}
 	for _, name := range names {
-		text, err := checkpointXML(name, plan, func(p backupDisk) bool { return p.inJob && p.Bitmap == name })
-		if err != nil {
-			return err
-		}
-		c, err := dom.CreateCheckpointXML(text, libvirt.DOMAIN_CHECKPOINT_CREATE_REDEFINE)
-		if err != nil {
-			return fmt.Errorf("telling of the bitmap %s: %w", name, err)
-		}
-		if err := c.Free(); err != nil {
+		if err := tellBitmap(dom, name, plan, func(p backupDisk) bool { return p.inJob && p.Bitmap == name }); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// tellBitmap tells libvirt of the bitmap of that name in the disks that have it.
+func tellBitmap(dom *libvirt.Domain, name string, plan []backupDisk, has func(backupDisk) bool) error {
+	text, err := checkpointXML(name, plan, has)
+	if err != nil {
+		return err
+	}
+	c, err := dom.CreateCheckpointXML(text, libvirt.DOMAIN_CHECKPOINT_CREATE_REDEFINE)
+	if err != nil {
+		return fmt.Errorf("telling of the bitmap %s: %w", name, err)
+	}
+	return c.Free()
 }
 
 // knownBitmaps are the checkpoints that libvirt has, each with the disks (vda)

@@ -12,6 +12,7 @@ import (
 	"libvirt.org/go/libvirt"
 
 	"github.com/kamivm/kami/pkg/hypervisor"
+	"github.com/kamivm/kami/pkg/qcow2"
 )
 
 // monitor speaks QMP with the guest's QEMU through libvirt, for the few
@@ -122,6 +123,15 @@ func imageFile(name string) string {
 		return name
 	}
 	return opened.File.Filename
+}
+
+// addBitmap begins a bitmap that lasts with the disk's file.
+func (m monitor) addBitmap(n node, name string) error {
+	granularity, lasts := uint32(qcow2.ClusterSize), true
+	if err := raw.NewMonitor(m).BlockDirtyBitmapAdd(n.name, name, &granularity, &lasts, nil); err != nil {
+		return fmt.Errorf("adding the bitmap %s: %w", name, err)
+	}
+	return nil
 }
 
 // dropBitmaps removes the bitmaps of kami's that nothing needs any more: those
