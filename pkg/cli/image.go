@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -86,6 +87,7 @@ func mappingFlag(c *cobra.Command, to *[]string) {
 
 func parseMappings(list []string) ([]ami.BlockDeviceMapping, error) {
 	var out []ami.BlockDeviceMapping
+	var errs []error // of all of them at once
 	for _, s := range list {
 		if path, ok := strings.CutPrefix(s, "file://"); ok {
 			b, err := os.ReadFile(path)
@@ -95,12 +97,9 @@ func parseMappings(list []string) ([]ami.BlockDeviceMapping, error) {
 			s = string(b)
 		}
 		m, err := ami.ParseMapping(s)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, m...)
+		out, errs = append(out, m...), append(errs, err)
 	}
-	return out, nil
+	return out, errors.Join(errs...)
 }
 
 // list makes a verb that lists, and one that shows by id, of a noun.

@@ -3,6 +3,7 @@ package region
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 
 	"github.com/kamivm/kami/pkg/ami"
@@ -34,6 +35,9 @@ func storeError(err error, format string, args ...any) error {
 	case errors.Is(err, hypervisor.ErrNoFirmware):
 		e.Code = ami.CodeUnsupportedOperation
 		e.Hint = "Install the UEFI firmware (apt-get install ovmf), or launch with --boot-mode legacy-bios."
+	case strings.Contains(err.Error(), "cannot set up guest memory"): // QEMU's words
+		e.Code = ami.CodeInsufficientInstanceCapacity
+		e.Hint = "The host has not that much memory: give less with --memory, or a smaller --instance-type."
 	case errors.Is(err, hypervisor.ErrUnreachable):
 		e.Code = ami.CodeInsufficientInstanceCapacity
 		e.Hint = "kami doctor says what is missing and how to mend it."

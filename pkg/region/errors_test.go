@@ -29,6 +29,7 @@ func TestStoreError(t *testing.T) {
 		{hypervisor.ErrNoFirmware, ami.CodeUnsupportedOperation, "ovmf"},
 		{hypervisor.ErrUnreachable, ami.CodeInsufficientInstanceCapacity, "kami doctor"},
 		{catalog.ErrNewer, ami.CodeInternalError, "newer kami"},
+		{errors.New("qemu: cannot set up guest memory 'pc.ram': Cannot allocate memory"), ami.CodeInsufficientInstanceCapacity, "--memory"},
 		{errors.New("anything"), ami.CodeInternalError, ""},
 	}
 	for _, tt := range tests {
