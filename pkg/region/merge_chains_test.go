@@ -21,6 +21,10 @@ import (
 	"github.com/kamivm/kami/pkg/snapshot"
 )
 
+// past is how many images an instance has when the last one's chain is the first
+// that is too long.
+const past = snapshot.MaxDepth
+
 // noisy is a stopped instance whose disk of 8 MiB cannot be compressed, and its
 // root volume.
 func noisy(t *testing.T, r *Region) (ami.Instance, ami.Volume) {
@@ -116,7 +120,7 @@ func TestMergeChains(t *testing.T) {
 	h := newHouse(t)
 	r := h.open(t)
 	inst, v := noisy(t, r)
-	images := imagesOf(t, r, inst, v, 1, 12)
+	images := imagesOf(t, r, inst, v, 1, past+4)
 	if !r.MergeDue() || h.open(t).MergeDue() {
 		t.Error("who wrote long chains is not told, or who did not is")
 	}
@@ -125,13 +129,13 @@ func TestMergeChains(t *testing.T) {
 			t.Errorf("image %d costs %d bytes and stands on %d layers", i+1, l.FileSize, l.Depth)
 		}
 	}
-	old := topOf(t, r, images[11])
+	old := topOf(t, r, images[past+3])
 	l := &listener{}
 	merged := mergeAllChains(t, h.open(t, tellingTo(l)))
-	if len(merged) != 5 || merged[0].Before != 9 || !slices.Equal(merged[0].Snapshots, []ami.SnapshotID{rootSnapshot(images[7])}) {
+	if len(merged) != 5 || merged[0].Before != past+1 || !slices.Equal(merged[0].Snapshots, []ami.SnapshotID{rootSnapshot(images[past-1])}) {
 		t.Errorf("got %+v, want the last five merged", merged)
 	}
-	if want := fmt.Sprintf("merging the chain of %s (9 layers)", rootSnapshot(images[7])); !slices.Contains(l.steps, want) {
+	if want := fmt.Sprintf("merging the chain of %s (%d layers)", rootSnapshot(images[past-1]), past+1); !slices.Contains(l.steps, want) {
 		t.Errorf("got the steps %q, want %q among them", l.steps, want)
 	}
 	wantIntact(t, r, images)
@@ -143,16 +147,16 @@ func TestMergeChains(t *testing.T) {
 	}
 
 	// The next one stands on the merged layer, and costs as little.
-	last := topOf(t, r, images[11])
+	last := topOf(t, r, images[past+3])
 	if now := get(r.volumeRecord(t.Context(), v.VolumeID))(t); now.TrackedLayer != last.Digest || now.TrackedBy != v.TrackedBy || now.Layer != v.Layer {
 		t.Errorf("the volume is %+v, want it tracked since %s", now, last.Digest.Short())
 	}
-	next := imagesOf(t, r, inst, v, 13, 1)
+	next := imagesOf(t, r, inst, v, past+5, 1)
 	if l := topOf(t, r, next[0]); l.Parent != last.Digest || l.FileSize > 600<<10 {
 		t.Errorf("the next image stands on %s and costs %d bytes, want %s and little", l.Parent.Short(), l.FileSize, last.Digest.Short())
 	}
-	launched(t, r, RunInstancesInput{Image: images[11].Name})
-	diff, err := r.DiffSnapshots(t.Context(), rootSnapshot(images[11]), rootSnapshot(next[0]))
+	launched(t, r, RunInstancesInput{Image: images[past+3].Name})
+	diff, err := r.DiffSnapshots(t.Context(), rootSnapshot(images[past+3]), rootSnapshot(next[0]))
 	if must(t, err); len(diff.Indexes) != 1 {
 		t.Errorf("got %d changed blocks, want 1", len(diff.Indexes))
 	}
@@ -174,15 +178,15 @@ func TestMergeUnderAHead(t *testing.T) {
 	t.Parallel()
 	r, _ := open(t)
 	inst, v := noisy(t, r)
-	images := imagesOf(t, r, inst, v, 1, 8)
-	old := topOf(t, r, images[7])
-	early := launched(t, r, RunInstancesInput{Image: images[7].Name})
+	images := imagesOf(t, r, inst, v, 1, past)
+	old := topOf(t, r, images[past-1])
+	early := launched(t, r, RunInstancesInput{Image: images[past-1].Name})
 	own := volumeOf(t, r, early, "/dev/sda1")
 	if merged := mergeAllChains(t, r); len(merged) != 1 {
 		t.Fatalf("got %+v, want one chain merged", merged)
 	}
 	now := get(r.volumeRecord(t.Context(), own.VolumeID))(t)
-	to := topOf(t, r, images[7])
+	to := topOf(t, r, images[past-1])
 	if now.Layer != old.Digest || now.TrackedBy != own.TrackedBy || now.TrackedLayer != to.Digest {
 		t.Errorf("got %+v, want the head where it was and its next image on %s", now, to.Digest.Short())
 	}
@@ -209,9 +213,9 @@ func TestMergeOfWhatIsDeleted(t *testing.T) {
 			h := newHouse(t)
 			r := h.open(t)
 			inst, v := noisy(t, r)
-			images := imagesOf(t, r, inst, v, 1, 9)
+			images := imagesOf(t, r, inst, v, 1, past+1)
 			remove := func(string) {
-				_, err := r.DeregisterImage(t.Context(), images[7].ImageID, true, false)
+				_, err := r.DeregisterImage(t.Context(), images[past-1].ImageID, true, false)
 				must(t, err)
 			}
 			l := &listener{onStep: remove}
@@ -229,13 +233,13 @@ func TestMergeOfWhatIsDeleted(t *testing.T) {
 			}
 			l.onStep, l.onDone = guard(l.onStep), guard(l.onDone)
 			merged := mergeAllChains(t, h.open(t, tellingTo(l)))
-			if len(merged) != 1 || merged[0].Snapshots[0] != rootSnapshot(images[8]) {
+			if len(merged) != 1 || merged[0].Snapshots[0] != rootSnapshot(images[past]) {
 				t.Errorf("got %+v, want only the ninth image's", merged)
 			}
-			if _, err := r.snapshot(t.Context(), rootSnapshot(images[7])); err == nil {
+			if _, err := r.snapshot(t.Context(), rootSnapshot(images[past-1])); err == nil {
 				t.Error("the snapshot is there again")
 			}
-			wantIntact(t, r, append(images[:7:7], images[8]))
+			wantIntact(t, r, append(images[:past-1:past-1], images[past]))
 		})
 	}
 }
@@ -246,7 +250,7 @@ func TestMergeAtOnce(t *testing.T) {
 	h := newHouse(t)
 	rs := []*Region{h.open(t), h.open(t), h.open(t)}
 	inst, v := noisy(t, rs[0])
-	images := imagesOf(t, rs[0], inst, v, 1, 9)
+	images := imagesOf(t, rs[0], inst, v, 1, past+1)
 	all := make([][]MergedChain, len(rs))
 	for _, err := range race(rs, func(n int, r *Region) (err error) {
 		all[n], err = r.MergeChains(t.Context(), MergeInput{Background: n == 2})
@@ -291,12 +295,12 @@ func TestCreateWhileMerging(t *testing.T) {
 	h := newHouse(t)
 	rs := []*Region{h.open(t), h.open(t)}
 	inst, v := noisy(t, rs[0])
-	images := imagesOf(t, rs[0], inst, v, 1, 8)
+	images := imagesOf(t, rs[0], inst, v, 1, past)
 	done := make(chan struct{})
 	for _, err := range race(rs, func(n int, r *Region) error {
 		if n == 0 {
 			defer close(done)
-			images = append(images, imagesOf(t, r, inst, v, 9, 16)...)
+			images = append(images, imagesOf(t, r, inst, v, past+1, 16)...)
 			return nil
 		}
 		for {
@@ -328,7 +332,7 @@ func TestMergeThatFails(t *testing.T) {
 	h := newHouse(t)
 	r := h.open(t)
 	inst, v := noisy(t, r)
-	images := imagesOf(t, r, inst, v, 1, 9)
+	images := imagesOf(t, r, inst, v, 1, past+1)
 	before := look(t, r, h.driver)
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &listener{onStep: func(name string) {
@@ -344,7 +348,7 @@ func TestMergeThatFails(t *testing.T) {
 	}
 	// A record that says another content than the layer has.
 	must(t, r.catalog.Update(t.Context(), func(tx *catalog.Tx) error {
-		s, err := tx.Snapshot(rootSnapshot(images[7]))
+		s, err := tx.Snapshot(rootSnapshot(images[past-1]))
 		if err != nil {
 			return err
 		}
@@ -352,8 +356,8 @@ func TestMergeThatFails(t *testing.T) {
 		return tx.PutSnapshot(s)
 	}))
 	merged, err := r.MergeChains(t.Context(), MergeInput{})
-	wantSays(t, err, string(rootSnapshot(images[7])))
-	if len(merged) != 1 || topOf(t, r, images[7]).Depth != 9 || topOf(t, r, images[8]).Depth > snapshot.MaxDepth {
+	wantSays(t, err, string(rootSnapshot(images[past-1])))
+	if len(merged) != 1 || topOf(t, r, images[past-1]).Depth != past+1 || topOf(t, r, images[past]).Depth > snapshot.MaxDepth {
 		t.Errorf("got %+v, want only the other chain merged", merged)
 	}
 }
@@ -364,9 +368,9 @@ func TestKilledMerge(t *testing.T) {
 	h := newHouse(t)
 	r := h.open(t)
 	inst, v := noisy(t, r)
-	images := imagesOf(t, r, inst, v, 1, 9)
+	images := imagesOf(t, r, inst, v, 1, past+1)
 	before := look(t, r, h.driver)
-	leave(t, r, "merge-"+topOf(t, r, images[7]).Digest.Short(), func(*catalog.Tx) error { return nil })
+	leave(t, r, "merge-"+topOf(t, r, images[past-1]).Digest.Short(), func(*catalog.Tx) error { return nil })
 	if diff := cmp.Diff(before, look(t, h.open(t), h.driver)); diff != "" {
 		t.Errorf("it is not as it was (-before +after):\n%s", diff)
 	}

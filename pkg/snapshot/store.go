@@ -38,8 +38,8 @@ var (
 // chain is then to be merged (MergeLayer); longestChain is what a chain may grow
 // to meanwhile. Only a layer past that is written whole at once.
 const (
-	MaxDepth     = 8
-	longestChain = 4 * MaxDepth
+	MaxDepth     = 12
+	longestChain = 32
 )
 
 // minFree is what has to be free before a layer is begun, in bytes.

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/snapshot"
 )
 
 // TestMergeKilledAtEveryStep kills the merge of a chain at each durable step. The
@@ -23,13 +24,14 @@ func TestMergeKilledAtEveryStep(t *testing.T) {
 	h := newHouse(bin, filepath.Join(base, "merge"))
 	must(t, os.RemoveAll(h.home))
 	h.kami(t, "import", otherSector(t, "merged"), "--name", "merged")
+	const limit = snapshot.MaxDepth
 	vol := h.kami(t, "volume", "create", "--snapshot", h.kami(t, "snapshot", "list", "-o", "id"), "-o", "id")
-	for n := range 8 {
+	for n := range limit {
 		head := filepath.Join(h.home, "regions/local-1/volumes", vol+".qcow2")
 		if out, err := exec.Command("qemu-io", "-f", "qcow2", "-c", fmt.Sprintf("write -P %d 1M 64k", n+1), head).CombinedOutput(); err != nil {
 			t.Fatalf("qemu-io: %v\n%s", err, out)
 		}
-		if n < 7 {
+		if n < limit-1 {
 			h.kami(t, "snapshot", "create", vol)
 			continue
 		}
@@ -55,16 +57,16 @@ func TestMergeKilledAtEveryStep(t *testing.T) {
 		crashAt(t, one, step, "store", "merge")
 		wholeAgain(t, one, "store merge killed at "+step)
 		switch depth := chainLength(t, one, last); {
-		case depth == 9:
+		case depth == limit+1:
 			long++
-		case depth <= 8:
+		case depth <= limit:
 			short++
 		default:
 			t.Errorf("after %s: a chain of %d layers", step, depth)
 		}
 		one.kami(t, "store", "merge")
 		wholeAgain(t, one, "store merge after that")
-		if depth := chainLength(t, one, last); depth > 8 {
+		if depth := chainLength(t, one, last); depth > limit {
 			t.Errorf("after %s and again: a chain of %d layers", step, depth)
 		}
 		after := show[ami.Snapshot](t, one, "snapshot", last)
@@ -74,7 +76,7 @@ func TestMergeKilledAtEveryStep(t *testing.T) {
 		disk := filepath.Join(t.TempDir(), "disk.raw")
 		one.kami(t, "snapshot", "export", last, disk)
 		b, err := os.ReadFile(disk)
-		if must(t, err); b[1<<20] != 8 || !strings.Contains(string(b[:512]), "merged") {
+		if must(t, err); b[1<<20] != limit || !strings.Contains(string(b[:512]), "merged") {
 			t.Errorf("after %s and again: the snapshot has another content", step)
 		}
 		must(t, os.RemoveAll(one.home))
