@@ -11,6 +11,7 @@ import (
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/catalog"
+	"github.com/kamivm/kami/pkg/digest"
 	"github.com/kamivm/kami/pkg/kms"
 	"github.com/kamivm/kami/pkg/machine"
 	"github.com/kamivm/kami/pkg/qcow2"
@@ -23,7 +24,7 @@ type KMSKey struct {
 	Alias       string    `json:"AliasName,omitempty"`
 	Description string    `json:"Description,omitempty"`
 	Created     time.Time `json:"CreationDate"`
-	// UsedBy are the volumes and snapshots that only this key opens.
+	// UsedBy are the volumes and snapshots that cannot be read without it.
 	UsedBy []string `json:"UsedBy"`
 }
 
@@ -62,9 +63,13 @@ func describeKey(k kms.Key, users []string) KMSKey {
 
 // DescribeKMSKeys returns the keys of those ids or aliases, all for none.
 func (r *Region) DescribeKMSKeys(ctx context.Context, names ...string) ([]KMSKey, error) {
-	users, err := r.keyUsers(ctx)
+	var users map[string][]string
+	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
+		users, _, err = r.keyUsers(ctx, tx)
+		return err
+	})
 	if err != nil {
-		return nil, err
+		return nil, storeError(err, "It cannot be told what the keys are needed for.")
 	}
 	keys := []kms.Key{}
 	if len(names) == 0 {
@@ -97,18 +102,26 @@ func (r *Region) DeleteKMSKey(ctx context.Context, name string, dry bool) error 
 	if err != nil {
 		return err
 	}
-	users, err := r.keyUsers(ctx)
-	if err != nil {
-		return err
-	}
-	if of := users[k.ID]; len(of) > 0 {
-		return ami.Errorf(ami.CodeOperationNotPermitted, "The key %s is needed by %s; without it they could never be read again.", k.ID, some(of, 3)).
-			WithHint("Delete those first, or copy them to another key: kami snapshot copy --encrypted --kms-key-id.")
-	}
-	if dry {
-		return dryRun("delete the key %s", k.ID)
-	}
-	return storeError(r.keys.Delete(ctx, k.ID), "The key %s cannot be deleted.", k.ID)
+	// While nothing can be recorded: what is begun later finds no key.
+	err = r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		users, broken, err := r.keyUsers(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if of := users[k.ID]; len(of) > 0 {
+			return ami.Errorf(ami.CodeOperationNotPermitted, "The key %s is needed by %s; without it they could never be read again.", k.ID, some(of, 3)).
+				WithHint("Delete those first, or copy them to another key: kami snapshot copy --encrypted --kms-key-id.")
+		}
+		if len(broken) > 0 {
+			return ami.Errorf(ami.CodeOperationNotPermitted, "It cannot be told whether the key %s is needed: the layer %s, or what it stands on, is missing or damaged.", k.ID, broken[0].Short()).
+				WithHint("kami store verify says what that harms.")
+		}
+		if dry {
+			return dryRun("delete the key %s", k.ID)
+		}
+		return r.keys.Delete(ctx, k.ID)
+	})
+	return storeError(err, "The key %s cannot be deleted.", k.ID)
 }
 
 // some names the first n of a list, and how many more there are.
@@ -135,27 +148,45 @@ func (r *Region) findKey(ctx context.Context, name string) (kms.Key, error) {
 	return k, storeError(err, "The key %s cannot be read.", name)
 }
 
-// keyUsers says which volumes and snapshots each key encrypts.
-func (r *Region) keyUsers(ctx context.Context) (map[string][]string, error) {
-	users := map[string][]string{}
-	err := r.catalog.View(ctx, func(tx *catalog.Tx) error {
-		vols, err := tx.Volumes()
-		if err != nil {
-			return err
+// keyUsers says which volumes and snapshots could not be read without each key,
+// for one may stand on layers that others encrypt. A record that cannot be read is
+// left out, and a layer of which cannot be told what it stands on is returned.
+func (r *Region) keyUsers(ctx context.Context, tx *catalog.Tx) (users map[string][]string, broken []digest.Digest, err error) {
+	vols, err := tx.Volumes()
+	if err = r.legible(err); err != nil {
+		return nil, nil, err
+	}
+	snaps, err := tx.Snapshots()
+	if err = r.legible(err); err != nil {
+		return nil, nil, err
+	}
+	set, err := r.layerSet(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	users = map[string][]string{}
+	note := func(id, key string, layer digest.Digest) {
+		keys := map[string]bool{key: true}
+		if layer != "" {
+			chain, end := set.chain(layer)
+			for _, d := range chain {
+				keys[set[d].KeyID] = true
+			}
+			if end != "" {
+				broken = append(broken, end)
+			}
 		}
-		snaps, err := tx.Snapshots()
-		if err != nil {
-			return err
+		for key := range keys {
+			users[key] = append(users[key], id)
 		}
-		for _, v := range vols {
-			users[v.KmsKeyID] = append(users[v.KmsKeyID], string(v.VolumeID))
-		}
-		for _, s := range snaps {
-			users[s.KmsKeyID] = append(users[s.KmsKeyID], string(s.SnapshotID))
-		}
-		return nil
-	})
-	return users, storeError(err, "It cannot be told what the keys are needed for.")
+	}
+	for _, v := range vols {
+		note(string(v.VolumeID), v.KmsKeyID, v.Layer)
+	}
+	for _, s := range snaps {
+		note(string(s.SnapshotID), s.KmsKeyID, s.Layer)
+	}
+	return users, broken, nil
 }
 
 // keyFor is the id of the key that something new is encrypted with, "" for none,

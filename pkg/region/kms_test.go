@@ -105,6 +105,46 @@ func TestDeleteKMSKey(t *testing.T) {
 	wantCode(t, r.DeleteKMSKey(t.Context(), key.KeyID, false), ami.CodeKMSNotFound)
 }
 
+// TestDeleteKMSKeyUnderneath keeps a key that only a layer further down needs, and
+// one that a copy under way needs.
+func TestDeleteKMSKeyUnderneath(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	r := h.open(t)
+	one := get(r.CreateKMSKey(t.Context(), "alias/one", "", false))(t)
+	two := get(r.CreateKMSKey(t.Context(), "alias/two", "", false))(t)
+	three := get(r.CreateKMSKey(t.Context(), "alias/three", "", false))(t)
+	under := encryptedSnapshot(t, r, rootSnapshot(image(t, r, "base")), "alias/one")
+	v := get(r.CreateVolume(t.Context(), CreateVolumeInput{SnapshotID: under.SnapshotID, Encrypted: yes(), KmsKeyID: "alias/two"}))(t)
+	top := get(r.CreateSnapshot(t.Context(), CreateSnapshotInput{VolumeID: v.VolumeID}))(t)
+	must(t, r.DeleteVolume(t.Context(), v.VolumeID, false))
+	must(t, r.DeleteSnapshot(t.Context(), under.SnapshotID, false))
+	err := r.DeleteKMSKey(t.Context(), one.KeyID, false)
+	wantCode(t, err, ami.CodeOperationNotPermitted)
+	wantSays(t, err, string(top.SnapshotID))
+
+	// The copy to a key needs that one alone.
+	var deleting error
+	l := &listener{}
+	l.onStep = func(name string) {
+		if strings.HasPrefix(name, "writing snap-") {
+			deleting = h.open(t).DeleteKMSKey(t.Context(), "alias/three", false)
+		}
+	}
+	telling := h.open(t, tellingTo(l))
+	copied := get(telling.CopySnapshot(t.Context(), CopySnapshotInput{SnapshotID: top.SnapshotID, Encrypted: yes(), KmsKeyID: three.KeyID}))(t)
+	wantCode(t, deleting, ami.CodeOperationNotPermitted)
+	own := get(r.CopySnapshot(t.Context(), CopySnapshotInput{SnapshotID: top.SnapshotID, Encrypted: yes(), KmsKeyID: two.KeyID}))(t)
+	must(t, r.DeleteSnapshot(t.Context(), top.SnapshotID, false))
+	must(t, r.DeleteKMSKey(t.Context(), one.KeyID, false))
+	for _, s := range []ami.Snapshot{copied, own} {
+		diff := get(r.DiffSnapshots(t.Context(), s.SnapshotID, copied.SnapshotID))(t)
+		if len(diff.Indexes) != 0 {
+			t.Errorf("%s differs in %v", s.SnapshotID, diff.Indexes)
+		}
+	}
+}
+
 func second[T any](_ T, err error) error { return err }
 
 // TestMissingKey loses a key: what needs it says so by its code and name, and

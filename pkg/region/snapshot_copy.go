@@ -45,6 +45,7 @@ func (r *Region) CopySnapshot(ctx context.Context, in CopySnapshotInput) (ami.Sn
 		in.Description = fmt.Sprintf("[Copied %s]", from.SnapshotID)
 	}
 	snap := r.newSnapshot(from.VolumeID, in.Description, from.SizeBytes, in.Tags)
+	snap.Encrypted, snap.KmsKeyID = key != "", key // which nobody deletes from now on
 	j, err := r.begin(ctx, func(tx *catalog.Tx) error {
 		now, err := tx.Snapshot(from.SnapshotID)
 		if err != nil {
@@ -60,16 +61,35 @@ func (r *Region) CopySnapshot(ctx context.Context, in CopySnapshotInput) (ami.Sn
 	if err := r.mustHold(ctx, string(snap.SnapshotID), from.Layer); err != nil {
 		return ami.Snapshot{}, storeError(err, "The layer of %s cannot be used.", from.SnapshotID)
 	}
-	if key == from.KmsKeyID {
+	same, err := r.needsOnly(ctx, from, key)
+	if err != nil {
+		return ami.Snapshot{}, err
+	}
+	if same || in.KmsKeyID == "" && key == from.KmsKeyID {
 		snap.State, snap.Progress, snap.Consistency = ami.SnapshotCompleted, "100%", from.Consistency
 		snap.Layer, snap.ContentDigest, snap.LayerBytes = from.Layer, from.ContentDigest, from.LayerBytes
-		snap.Encrypted, snap.KmsKeyID = from.Encrypted, from.KmsKeyID
 	} else if snap, err = r.encryptCopy(ctx, snap, from, key); err != nil {
 		return ami.Snapshot{}, err
 	}
 	durable.Step("snapshot.copied")
 	err = j.commit(ctx, func(tx *catalog.Tx) error { return finishSnapshot(tx, &snap) })
 	return snap, storeError(err, "The snapshot %s cannot be recorded.", snap.SnapshotID)
+}
+
+// needsOnly says whether a snapshot is encrypted with a key and can be read with
+// that alone: what it stands on may be plain, but needs no other one.
+func (r *Region) needsOnly(ctx context.Context, snap ami.Snapshot, key string) (bool, error) {
+	set, err := r.layerSet(ctx)
+	if err != nil {
+		return false, err
+	}
+	chain, _ := set.chain(snap.Layer)
+	for _, d := range chain {
+		if k := set[d].KeyID; k != key && k != "" {
+			return false, nil
+		}
+	}
+	return snap.KmsKeyID == key, nil
 }
 
 // encryptCopy fills snap with the content of from, encrypted with a key.

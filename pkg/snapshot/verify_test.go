@@ -250,3 +250,25 @@ func TestFileBusy(t *testing.T) {
 		t.Errorf("got %v, %v of what is not there", got, err)
 	}
 }
+
+// TestRottenNamesake writes a layer whose name a damaged file has: the good one
+// takes its place.
+func TestRottenNamesake(t *testing.T) {
+	s := open(t)
+	l := write(t, s, raw(t, 1), "")
+	path := s.layerPath(l.Digest)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 4
+	if err := errors.Join(os.Remove(path), os.WriteFile(path, b, 0o400)); err != nil {
+		t.Fatal(err)
+	}
+	if again := write(t, s, raw(t, 1), ""); again.Digest != l.Digest {
+		t.Fatalf("the same disk is the layer %s, and was %s", again.Digest.Short(), l.Digest.Short())
+	}
+	if err := s.VerifyLayer(t.Context(), l.Digest, ami.NoProgress.Step("", 0)); err != nil {
+		t.Errorf("after it was written again: %v", err)
+	}
+}

@@ -84,10 +84,13 @@ func (s *Store) write(ctx context.Context, src qcow2.Source, p *qcow2.Parent, de
 		Digest: res.Layer, Content: res.Content, Size: src.Size(), FileSize: res.FileSize,
 		Depth: depth, Created: time.Now(),
 	}
+	if enc != nil {
+		l.KeyID = enc.KeyID()
+	}
 	if p != nil {
 		l.Parent = p.Layer
 	}
-	if err := s.place(f, scratch, work, l.Digest, res.Blocks, enc); err != nil {
+	if err := s.place(ctx, f, scratch, work, l.Digest, res.Blocks, enc); err != nil {
 		return Layer{}, noSpace(err)
 	}
 	return l, nil
@@ -96,9 +99,12 @@ func (s *Store) write(ctx context.Context, src qcow2.Source, p *qcow2.Parent, de
 // place gives a written layer its name, then its block list. A list without a
 // layer would never be collected; a layer without its list only has to be read
 // once more.
-func (s *Store) place(f *os.File, scratch *durable.Scratch, work string, d digest.Digest, blocks *qcow2.Blocks, enc *qcow2.Encryption) error {
+func (s *Store) place(ctx context.Context, f *os.File, scratch *durable.Scratch, work string, d digest.Digest, blocks *qcow2.Blocks, enc *qcow2.Encryption) error {
 	if _, err := os.Stat(s.layerPath(d)); err == nil {
-		return nil
+		// What has the name is what the caller may drop its source for.
+		if err := s.VerifyLayer(ctx, d, ami.NoProgress.Step("", 0)); !errors.Is(err, ErrCorrupt) {
+			return err
+		}
 	}
 	if err := protect(f); err != nil {
 		return err
@@ -117,12 +123,13 @@ func (s *Store) place(f *os.File, scratch *durable.Scratch, work string, d diges
 // writeBlocks writes a block list in a scratch folder, where a sweep finds what
 // a killed process leaves of it.
 func writeBlocks(scratch *durable.Scratch, blocks *qcow2.Blocks, enc *qcow2.Encryption) (path string, err error) {
-	b, err := sealBlocks(blocks, enc)
+	path = scratch.Path("blocks")
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o400)
 	if err != nil {
 		return "", err
 	}
-	path = scratch.Path("blocks")
-	return path, os.WriteFile(path, b, 0o400)
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return path, sealBlocks(f, blocks, enc)
 }
 
 // parent opens the layer to stand on and says how deep that is; none when that
@@ -156,18 +163,14 @@ func (s *Store) Blocks(ctx context.Context, d digest.Digest) (*qcow2.Blocks, err
 	if err != nil {
 		return nil, err
 	}
-	b, err := os.ReadFile(s.blocksPath(d))
+	blocks, err := readBlocks(s.blocksPath(d), enc)
 	if err == nil {
-		blocks, berr := openBlocks(b, enc)
-		if err = berr; err == nil {
-			return blocks, nil
-		}
+		return blocks, nil
 	}
 	if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, qcow2.ErrCorrupt) {
 		return nil, err
 	}
-	blocks, err := s.hashBlocks(ctx, d)
-	if err != nil {
+	if blocks, err = s.hashBlocks(ctx, d); err != nil {
 		return nil, err
 	}
 	scratch, err := durable.NewScratch(s.tmp(), "blocks")
