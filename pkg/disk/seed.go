@@ -4,6 +4,7 @@
 package disk
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -24,7 +25,7 @@ type Seed struct {
 
 // WriteSeed writes a seed at path as an ISO 9660 file system labelled cidata,
 // readable by its owner alone since user data may hold secrets. A file that is
-// there already is replaced.
+// there already is replaced. Two thirds of a small seed are zeros, which are holes.
 func WriteSeed(path string, seed Seed) (err error) {
 	work, err := os.MkdirTemp(filepath.Dir(path), ".seed-*")
 	if err != nil {
@@ -60,8 +61,28 @@ func WriteSeed(path string, seed Seed) (err error) {
 	if err := fs.Finalize(iso9660.FinalizeOptions{RockRidge: true, VolumeIdentifier: "cidata"}); err != nil {
 		return fmt.Errorf("making seed: %w", err)
 	}
-	if err := durable.Rename(iso, path); err != nil {
+	data, err := os.ReadFile(iso)
+	if err != nil {
+		return fmt.Errorf("making seed: %w", err)
+	}
+	if err := durable.WriteFile(path, 0o600, func(f *os.File) error { return writeSparse(f, data) }); err != nil {
 		return fmt.Errorf("making seed: %w", err)
 	}
 	return nil
+}
+
+// writeSparse writes data to an empty file, in which blocks of zeros are holes.
+func writeSparse(f *os.File, data []byte) error {
+	const block = 4096 // of the file systems that hosts have
+	var zeros [block]byte
+	for at := 0; at < len(data); at += block {
+		b := data[at:min(at+block, len(data))]
+		if bytes.Equal(b, zeros[:len(b)]) {
+			continue
+		}
+		if _, err := f.WriteAt(b, int64(at)); err != nil {
+			return err
+		}
+	}
+	return f.Truncate(int64(len(data))) // should its end be a hole
 }

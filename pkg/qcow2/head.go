@@ -1,6 +1,7 @@
 package qcow2
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -20,9 +21,10 @@ const (
 // With an Encryption (nil for none) it is encrypted, with that of the layers that
 // are to be made of it. It returns ErrUnsupported, or fs.ErrExist.
 //
-// A head does not grow with the disk: what it needs are the header, one
-// refcount block, the L1 table and the bitmap's directory and table. A LUKS header
-// is 2 MiB long, most of it a hole.
+// A head hardly grows with the disk: what it needs are the header, one refcount
+// block, the L1 table and the bitmap's directory and table. Each has clusters of
+// its own, which are holes but for what is used of them: an empty head takes less
+// than 32 KiB, the key slots of a LUKS header aside.
 func CreateHead(path string, size int64, backing, bitmap string, enc *Encryption) error {
 	if size <= 0 || size%512 != 0 || size > maxVirtualBytes {
 		return fmt.Errorf("%w: a disk of %d bytes", ErrUnsupported, size)
@@ -32,10 +34,10 @@ func CreateHead(path string, size int64, backing, bitmap string, enc *Encryption
 	}
 	empty := stage{enc: enc}
 	g := empty.geometry(size)
-	var extension, directory, table []byte
+	var extension, directory []byte
 	if bitmap != "" {
 		// One bit a cluster; each entry of the bitmap's table maps a cluster of
-		// bits, and 0 says that they are all clear.
+		// bits, and 0 says that they are all clear: the table is a hole.
 		bits := (size + 1<<bitmapGranularity - 1) >> bitmapGranularity
 		entries := (bits + 8*ClusterSize - 1) / (8 * ClusterSize)
 		tableClusters := (entries*8 + ClusterSize - 1) / ClusterSize
@@ -43,16 +45,14 @@ func CreateHead(path string, size int64, backing, bitmap string, enc *Encryption
 		g.dataClusters = 1 + tableClusters
 		g.total += g.dataClusters
 		directory = bitmapDirectory(bitmap, tableAt*ClusterSize, entries)
-		table = make([]byte, tableClusters*ClusterSize)
 		extension = bitmapsExtension(g.data*ClusterSize, int64(len(directory)))
 	}
 	head, err := header(size, g, backing, compressionZlib, enc, extension)
 	if err != nil {
 		return err
 	}
-	refTable := make([]byte, g.refTables*ClusterSize)
-	binary.BigEndian.PutUint64(refTable, uint64(g.refBlock*ClusterSize))
-	refs := make([]byte, ClusterSize)
+	refTable := binary.BigEndian.AppendUint64(nil, uint64(g.refBlock*ClusterSize))
+	refs := make([]byte, g.total*2)
 	for c := range g.total {
 		binary.BigEndian.PutUint16(refs[c*2:], 1)
 	}
@@ -67,11 +67,8 @@ func CreateHead(path string, size int64, backing, bitmap string, enc *Encryption
 	parts := []struct {
 		at   int64
 		data []byte
-	}{{0, head}, {g.luks, luks}, {g.refTable, refTable}, {g.refBlock, refs}, {g.data, directory}, {g.data + 1, table}}
+	}{{0, bytes.TrimRight(head, "\x00")}, {g.luks, luks}, {g.refTable, refTable}, {g.refBlock, refs}, {g.data, directory}}
 	for _, p := range parts {
-		if len(p.data) == 0 {
-			continue
-		}
 		if _, err = f.WriteAt(p.data, p.at*ClusterSize); err != nil {
 			break
 		}

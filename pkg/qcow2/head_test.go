@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -114,14 +116,29 @@ func TestHeadOverwritesNothing(t *testing.T) {
 // dirty returns the clusters that a bitmap of a head marks, as QEMU exports it.
 func dirty(t *testing.T, path, bitmap string) []int64 {
 	t.Helper()
-	sock, pid := filepath.Join(t.TempDir(), "s"), filepath.Join(t.TempDir(), "pid")
-	// It forks once it listens, and ends with its one client.
-	serve := exec.CommandContext(t.Context(), "qemu-nbd", "--fork", "--pid-file="+pid, "-r", "-f", "qcow2", "-B", bitmap, "-k", sock, path)
-	if err := serve.Run(); err != nil {
+	sock := filepath.Join(t.TempDir(), "s")
+	listen, err := net.ListenUnix("unix", &net.UnixAddr{Name: sock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listen.SetUnlinkOnClose(false)
+	inherited, err := listen.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It is given the socket, which so listens already, ends with its one client,
+	// and is waited for, since it locks the head.
+	serve := exec.CommandContext(t.Context(), "sh", "-c", `exec env LISTEN_FDS=1 LISTEN_PID=$$ "$@"`, "sh",
+		"qemu-nbd", "-r", "-f", "qcow2", "-B", bitmap, path)
+	serve.ExtraFiles = []*os.File{inherited}
+	if err := errors.Join(serve.Start(), listen.Close(), inherited.Close()); err != nil {
 		t.Fatalf("qemu-nbd: %v", err)
 	}
 	out := qemuImg(t, "map", "--output=json", "--image-opts",
 		"driver=nbd,server.type=unix,server.path="+sock+",x-dirty-bitmap=qemu:dirty-bitmap:"+bitmap)
+	if err := serve.Wait(); err != nil {
+		t.Fatalf("qemu-nbd: %v", err)
+	}
 	var runs []struct {
 		Start, Length int64
 		Data          bool
@@ -163,4 +180,43 @@ func TestHeadRecordsWrites(t *testing.T) {
 		t.Errorf("after closing, the bitmaps are %v", bitmaps)
 	}
 	qemuImg(t, "check", "-f", "qcow2", head)
+}
+
+// onDisk is how many bytes a file takes on the disk.
+func onDisk(t *testing.T, path string) int64 {
+	t.Helper()
+	var st syscall.Stat_t
+	if err := syscall.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Blocks * 512
+}
+
+// An empty head is mostly holes, and stays so when QEMU has had it open, which
+// writes the header and the refcounts anew, and the bitmap elsewhere.
+func TestHeadTakesLittle(t *testing.T) {
+	for _, size := range []int64{1 << 20, 10 << 30, 1 << 40, maxVirtualBytes} {
+		path := filepath.Join(t.TempDir(), "head.qcow2")
+		if err := CreateHead(path, size, "", "kami-test", nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := onDisk(t, path); got > 32<<10 {
+			t.Errorf("a disk of %d bytes: an empty head takes %d bytes, want at most %d", size, got, 32<<10)
+		}
+		if size == maxVirtualBytes {
+			continue // QEMU writes the bitmap's table, of 512 KiB
+		}
+		qemuIO(t, path, "read 0 64k")
+		if got := onDisk(t, path); got > 192<<10 {
+			t.Errorf("a disk of %d bytes: a head that was opened takes %d bytes, want at most %d", size, got, 192<<10)
+		}
+		if got := dirty(t, path, "kami-test"); len(got) > 0 {
+			t.Errorf("a disk of %d bytes: nothing was written and clusters %v are marked", size, got)
+		}
+		qemuIO(t, path, "write -P 7 64k 1")
+		if got := dirty(t, path, "kami-test"); !slices.Equal(got, []int64{1}) {
+			t.Errorf("a disk of %d bytes: clusters %v are marked, want the second", size, got)
+		}
+		qemuImg(t, "check", "-f", "qcow2", path)
+	}
 }
