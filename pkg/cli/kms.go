@@ -1,7 +1,8 @@
 package cli
 
 import (
-	"strconv"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,7 +19,7 @@ func (a *app) printKMSKeys(all []region.KMSKey) error {
 		{Title: "KEY", Text: func(k region.KMSKey) string { return k.KeyID }},
 		{Title: "ALIAS", Text: func(k region.KMSKey) string { return k.Alias }},
 		{Title: "CREATED", Text: func(k region.KMSKey) string { return k.Created.Format(time.RFC3339) }},
-		{Title: "USED BY", Text: func(k region.KMSKey) string { return strconv.Itoa(len(k.UsedBy)) }},
+		{Title: "USED BY", Text: func(k region.KMSKey) string { return usedBy(k.UsedBy) }},
 		{Title: "DESCRIPTION", Text: func(k region.KMSKey) string { return k.Description }},
 	})
 }
@@ -76,12 +77,7 @@ func (a *app) kmsDelete() *cobra.Command {
 		Example: "  kami kms delete alias/web",
 		RunE: func(c *cobra.Command, given []string) error {
 			return a.with(c.Context(), func(r *region.Region) error {
-				for _, name := range given {
-					if err := r.DeleteKMSKey(c.Context(), name, dry); err != nil {
-						return err
-					}
-				}
-				return nil
+				return allOrNone(given, dry, func(name string, dry bool) error { return r.DeleteKMSKey(c.Context(), name, dry) })
 			})
 		},
 	}
@@ -133,6 +129,14 @@ encrypted is encrypted.`,
 	tagFlag(c, &tags)
 	dryFlag(c, &in.DryRun)
 	return c
+}
+
+// usedBy names the first of what needs a key, and says how many more there are.
+func usedBy(ids []string) string {
+	if len(ids) > 2 {
+		return fmt.Sprintf("%s and %d more", ids[0], len(ids)-1)
+	}
+	return strings.Join(ids, ", ")
 }
 
 func yesNo(b bool) string {

@@ -55,6 +55,9 @@ func (d *Dir) Create(ctx context.Context, alias, description string) (Key, error
 	if err := os.MkdirAll(d.root, 0o700); err != nil {
 		return Key{}, err
 	}
+	if err := durable.SyncDir(filepath.Dir(d.root)); err != nil { // the folder may be new
+		return Key{}, err
+	}
 	lock, err := durable.AcquireLock(ctx, filepath.Join(d.root, ".lock")) // so that two do not take one alias
 	if err != nil {
 		return Key{}, err

@@ -110,7 +110,7 @@ func (r *Region) DeleteKMSKey(ctx context.Context, name string, dry bool) error 
 		}
 		if of := users[k.ID]; len(of) > 0 {
 			return ami.Errorf(ami.CodeOperationNotPermitted, "The key %s is needed by %s; without it they could never be read again.", k.ID, some(of, 3)).
-				WithHint("Delete those first, or copy them to another key: kami snapshot copy --encrypted --kms-key-id.")
+				WithHint("Delete those first, or copy them to another key: kami snapshot copy --encrypted --kms-key-id. Of a volume make a snapshot first, and a volume of the copy.")
 		}
 		if len(broken) > 0 {
 			return ami.Errorf(ami.CodeOperationNotPermitted, "It cannot be told whether the key %s is needed: the layer %s, or what it stands on, is missing or damaged.", k.ID, broken[0].Short()).
@@ -196,7 +196,8 @@ func (r *Region) keyUsers(ctx context.Context, tx *catalog.Tx) (users map[string
 func (r *Region) keyFor(ctx context.Context, encrypted *bool, name string, from ami.Snapshot, dry bool) (string, error) {
 	switch {
 	case name != "" && (encrypted == nil || !*encrypted):
-		return "", ami.Errorf(ami.CodeInvalidParameterDependency, "The parameter KmsKeyId requires the parameter Encrypted to be set.")
+		return "", ami.Errorf(ami.CodeInvalidParameterDependency, "The parameter KmsKeyId requires the parameter Encrypted to be set.").
+			WithHint("Add --encrypted, or Encrypted=true in the mapping.")
 	case from.Encrypted && encrypted != nil && !*encrypted:
 		return "", ami.Errorf(ami.CodeInvalidParameterCombination, "What is made from the encrypted snapshot %s is encrypted too.", from.SnapshotID).
 			WithHint("Leave Encrypted away, or make it true to choose another key.")

@@ -31,13 +31,16 @@ func (d *Driver) Backup(ctx context.Context, id ami.InstanceID, b hypervisor.Bac
 	go func() { _ = quiet() }() // whose error is asked for below
 	err := d.with(ctx, id, func(dom *libvirt.Domain) error {
 		var err error
-		if plan, err = prepareBackup(ctx, dom, b); err != nil {
-			return err
+		if plan, err = prepareBackup(ctx, dom, b); err == nil {
+			err = quiet()
 		}
-		if err := quiet(); err != nil {
-			return err
+		if err == nil {
+			err = d.beginBackup(dom, b, plan)
 		}
-		return d.beginBackup(dom, b, plan)
+		if err != nil { // nobody will ask for the bitmap that was begun
+			err = errors.Join(err, dropNext(dom, b.Next, plan))
+		}
+		return err
 	})
 	if err != nil {
 		if qerr := quiet(); qerr != nil { // which comes to its end in any case
@@ -136,7 +139,7 @@ func prepareBackup(ctx context.Context, dom *libvirt.Domain, b hypervisor.Backup
 		}
 		// Made here in a millisecond; libvirt's way takes two jobs of QEMU's.
 		if err := createCopies(scratchPath(b, p), p); err != nil {
-			return nil, err
+			return plan, err
 		}
 	}
 	if err := tellBitmaps(dom, plan); err != nil || b.Next == "" {
@@ -150,10 +153,28 @@ func prepareBackup(ctx context.Context, dom *libvirt.Domain, b hypervisor.Backup
 			continue
 		}
 		if err := (monitor{dom}).addBitmap(p.node, b.Next); err != nil {
-			return nil, err
+			return plan, err
 		}
 	}
 	return plan, nil
+}
+
+// dropNext removes the next bitmap from the disks that have got it.
+func dropNext(dom *libvirt.Domain, next string, plan []backupDisk) error {
+	m := monitor{dom}
+	nodes, err := m.nodes()
+	if err != nil || next == "" {
+		return err
+	}
+	var errs []error
+	for _, p := range plan {
+		n := nodes[p.Path]
+		n.bitmaps = slices.DeleteFunc(n.bitmaps, func(b bitmap) bool { return b.Name != next })
+		if p.inJob {
+			errs = append(errs, m.dropBitmaps(n, ""))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // beginBackup starts the job.

@@ -21,17 +21,18 @@ const secretOf = "kami process "
 
 // withKeys calls fn while libvirt has the keys as secrets. They are in its memory
 // alone, and taken back when fn has returned: a guest that runs needs them no
-// more.
-func (d *Driver) withKeys(keys []machine.Key, fn func() error) (err error) {
+// more. One that cannot be taken back does not undo what fn has done; the next
+// that gives keys takes it back.
+func (d *Driver) withKeys(keys []machine.Key, fn func() error) error {
 	if len(keys) == 0 {
 		return fn()
 	}
-	if err := d.takeBackLeft(); err != nil {
-		return err
-	}
+	d.takeBackLeft()
 	defer func() {
 		for _, key := range keys {
-			err = errors.Join(err, d.takeBack(key.ID))
+			if s, err := d.conn.LookupSecretByUUIDString(key.ID); err == nil {
+				takeBack(*s)
+			}
 		}
 	}()
 	for _, key := range keys {
@@ -43,7 +44,7 @@ func (d *Driver) withKeys(keys []machine.Key, fn func() error) (err error) {
 }
 
 func (d *Driver) give(key machine.Key) error {
-	def := libvirtxml.Secret{Ephemeral: "yes", Private: "yes", UUID: key.ID, Description: secretOf + strconv.Itoa(os.Getpid())}
+	def := libvirtxml.Secret{Ephemeral: "yes", Private: "yes", UUID: key.ID, Description: secretOf + process()}
 	text, err := def.Marshal()
 	if err != nil {
 		return err
@@ -55,42 +56,56 @@ func (d *Driver) give(key machine.Key) error {
 	return errors.Join(s.SetValue(key.Passphrase, 0), s.Free())
 }
 
-func (d *Driver) takeBack(id string) error {
-	s, err := d.conn.LookupSecretByUUIDString(id)
-	var e libvirt.Error
-	if errors.As(err, &e) && e.Code == libvirt.ERR_NO_SECRET {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(s.Undefine(), s.Free())
+// takeBack has libvirt forget a secret, unless another process has had it do so.
+func takeBack(s libvirt.Secret) {
+	_ = s.Undefine()
+	_ = s.Free()
 }
 
-// takeBackLeft removes the secrets of processes that are gone.
-func (d *Driver) takeBackLeft() error {
+// takeBackLeft takes back the secrets of processes that are gone. Nobody asked for
+// that, so nobody is told where it fails.
+func (d *Driver) takeBackLeft() {
 	all, err := d.conn.ListAllSecrets(libvirt.CONNECT_LIST_SECRETS_EPHEMERAL)
 	if err != nil {
-		return err
+		return
 	}
-	var errs []error
 	for _, s := range all {
 		if isLeft(s) {
-			errs = append(errs, s.Undefine())
+			takeBack(s)
+		} else {
+			_ = s.Free()
 		}
-		errs = append(errs, s.Free())
 	}
-	return errors.Join(errs...)
 }
 
 func isLeft(s libvirt.Secret) bool {
 	text, err := s.GetXMLDesc(0)
 	var def libvirtxml.Secret
-	if err != nil || def.Unmarshal(text) != nil { // removed meanwhile
+	if err != nil || def.Unmarshal(text) != nil { // taken back meanwhile
 		return false
 	}
-	pid, err := strconv.Atoi(strings.TrimPrefix(def.Description, secretOf))
-	return strings.HasPrefix(def.Description, secretOf) && err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
+	of, ok := strings.CutPrefix(def.Description, secretOf)
+	return ok && isGone(of)
+}
+
+// process names this process: its number, and the namespace of that. libvirt may
+// be shared by containers, in which a number is another process's.
+func process() string { return strconv.Itoa(os.Getpid()) + " " + pidNamespace() }
+
+func pidNamespace() string {
+	name, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return "?"
+	}
+	return name
+}
+
+// isGone says whether a process of this namespace has ended. Of another's that
+// cannot be told.
+func isGone(process string) bool {
+	number, namespace, _ := strings.Cut(process, " ")
+	pid, err := strconv.Atoi(number)
+	return err == nil && namespace == pidNamespace() && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
 }
 
 // keysOf are the keys of disks, each once.
