@@ -36,6 +36,7 @@ const (
 	CodeInvalidParameterCombination  Code = "InvalidParameterCombination"
 	CodeMissingParameter             Code = "MissingParameter"
 	CodeInvalidFilter                Code = "InvalidFilter"
+	CodeInvalidNextToken             Code = "InvalidNextToken"
 	CodeInvalidAttachmentNotFound    Code = "InvalidAttachment.NotFound"
 	CodeOperationNotPermitted        Code = "OperationNotPermitted"
 	CodeDryRunOperation              Code = "DryRunOperation"

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -22,7 +23,8 @@ type file struct {
 	enc  *Encryption // nil for a file that is not encrypted, or not unlocked
 
 	mu     sync.Mutex
-	tables map[int64][]byte // L2 tables by offset, at most maxTableBytes
+	tables map[int64][]byte // L2 tables by offset
+	cached *atomic.Int64    // bytes of the tables of all files of the chain
 	last   struct {         // the compressed cluster decoded last
 		entry uint64
 		data  []byte
@@ -30,7 +32,8 @@ type file struct {
 	zstd *zstd.Decoder
 }
 
-// maxTableBytes bounds the cached L2 tables of one file, whatever its clusters.
+// maxTableBytes bounds the cached L2 tables of a chain, whatever its clusters;
+// only, each file may have one.
 const maxTableBytes = 16 << 20
 
 // openFile opens a file for the sake of its tables: the data of an encrypted one
@@ -62,7 +65,7 @@ func openFile(path string) (*file, error) {
 	case info.incompatible&incompatCorrupt != 0:
 		return fail(corrupt("the header says so"))
 	}
-	q := &file{f: f, info: info, size: st.Size(), tables: map[int64][]byte{}, l1: make([]byte, info.l1Entries*8)}
+	q := &file{f: f, info: info, size: st.Size(), tables: map[int64][]byte{}, cached: new(atomic.Int64), l1: make([]byte, info.l1Entries*8)}
 	if _, err := f.ReadAt(q.l1, info.l1Offset); err != nil {
 		return fail(fmt.Errorf("reading the L1 table: %w", err))
 	}
@@ -106,7 +109,8 @@ func (f *file) l2(off int64) (table []byte, span int64, err error) {
 	if _, err := f.f.ReadAt(t, at); err != nil {
 		return nil, 0, fmt.Errorf("reading an L2 table: %w", err)
 	}
-	if len(f.tables) >= maxTableBytes>>f.info.ClusterBits {
+	if f.cached.Add(cluster) > maxTableBytes {
+		f.cached.Add(-cluster * int64(len(f.tables)))
 		clear(f.tables)
 	}
 	f.tables[at] = t

@@ -53,6 +53,7 @@ func OpenKeyed(keys Keys, path string, backing ...string) (*Image, error) {
 		f, err := openFile(p)
 		if err == nil {
 			img.files = append(img.files, f)
+			f.cached = img.files[0].cached
 			if f.info.Encrypted {
 				f.enc, err = readEncryption(keys, f.f, f.info, known...)
 				known = append(known, f.enc)

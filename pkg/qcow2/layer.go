@@ -47,7 +47,7 @@ type LayerResult struct {
 // Blocks of 512 KiB are read, hashed, compared and compressed on all cores and
 // staged in guest order; only then is it known how large the tables are, and
 // the file is laid out: header, refcounts, L1, L2, data. Memory is a few blocks
-// a core and eight bytes a stored cluster.
+// a core, up to maxWorkers, and the digests: 64 bytes a MiB that is not zeros.
 func WriteLayer(ctx context.Context, w *os.File, src Source, parent *Parent, enc *Encryption, progress func(n int64)) (LayerResult, error) {
 	if src.Size() <= 0 || src.Size()%512 != 0 || src.Size() > maxVirtualBytes {
 		return LayerResult{}, fmt.Errorf("%w: a disk of %d bytes", ErrUnsupported, src.Size())
@@ -76,13 +76,9 @@ func WriteLayer(ctx context.Context, w *os.File, src Source, parent *Parent, enc
 	if err := stage.flush(); err != nil {
 		return LayerResult{}, err
 	}
-	res := LayerResult{Blocks: lw.blocks, Content: lw.blocks.Content()}
-	for _, a := range stage.allocs {
-		if a.packed == allocZero {
-			res.ZeroClusters++
-		} else {
-			res.DataClusters++
-		}
+	res := LayerResult{
+		Blocks: lw.blocks, Content: lw.blocks.Content(),
+		DataClusters: stage.index.data, ZeroClusters: stage.index.zero,
 	}
 	backing := ""
 	if parent != nil {
@@ -91,6 +87,10 @@ func WriteLayer(ctx context.Context, w *os.File, src Source, parent *Parent, enc
 	res.Layer, res.FileSize, err = stage.layOut(ctx, w, src.Size(), backing)
 	return res, err
 }
+
+// maxWorkers bounds the blocks in memory on a host of many cores. A worker and
+// what waits for it have about 3 MiB.
+const maxWorkers = 32
 
 const perBlock = BlockSize / ClusterSize
 
@@ -117,7 +117,7 @@ type work struct {
 }
 
 func (lw *layerWriter) run(ctx context.Context) error {
-	workers := 2 * runtime.GOMAXPROCS(0)
+	workers := min(2*runtime.GOMAXPROCS(0), maxWorkers)
 	todo, inOrder := make(chan *work), make(chan *work, 2*workers)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {

@@ -10,49 +10,41 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/kamivm/kami/pkg/digest"
 )
 
-// alloc is one cluster that a layer stores.
-type alloc struct {
-	cluster uint32 // guest cluster
-	packed  uint16 // compressed length in bytes, or one of:
-}
-
-const (
-	allocZero  = 0      // reads as zeros, over a parent that does not
-	allocPlain = 0xffff // stored as it is
-)
-
 // stage collects stored clusters in guest order until the tables' size is known.
 type stage struct {
-	f      *os.File
-	w      *bufio.Writer
-	enc    *Encryption // of the layer, nil for none; then the stage is veiled
-	veil   *veil
-	at     int64 // of the next byte, relative to the start of the data
-	allocs []alloc
+	f     *os.File
+	w     *bufio.Writer
+	enc   *Encryption // of the layer, nil for none; then the stage is veiled
+	veil  *veil
+	at    int64 // of the next byte, relative to the start of the data
+	index index
 }
 
-func newStage(beside *os.File, enc *Encryption) (*stage, error) {
-	f, err := os.CreateTemp(filepath.Dir(beside.Name()), ".stage-*")
-	if err != nil {
-		return nil, fmt.Errorf("staging a layer: %w", err)
+func newStage(beside *os.File, enc *Encryption) (s *stage, err error) {
+	s = &stage{enc: enc}
+	defer func() {
+		if err != nil {
+			s.close()
+			s, err = nil, fmt.Errorf("staging a layer: %w", err)
+		}
+	}()
+	if s.f, err = unlinked(beside); err != nil {
+		return s, err
 	}
-	if err := os.Remove(f.Name()); err != nil { // gone with the process
-		f.Close()
-		return nil, fmt.Errorf("staging a layer: %w", err)
+	if s.index.f, err = unlinked(beside); err != nil {
+		return s, err
 	}
-	s := &stage{f: f, enc: enc}
-	out := io.Writer(f)
+	s.index.w = bufio.NewWriterSize(s.index.f, 64<<10)
+	out := io.Writer(s.f)
 	if enc != nil {
-		if s.veil, err = newVeil(f); err != nil {
-			f.Close()
-			return nil, fmt.Errorf("staging a layer: %w", err)
+		if s.veil, err = newVeil(s.f); err != nil {
+			return s, err
 		}
 		out = s.veil
 	}
@@ -60,12 +52,23 @@ func newStage(beside *os.File, enc *Encryption) (*stage, error) {
 	return s, nil
 }
 
-func (s *stage) close()       { s.f.Close() }
-func (s *stage) flush() error { return s.w.Flush() }
+func (s *stage) close() {
+	s.f.Close()
+	s.index.f.Close()
+}
+
+func (s *stage) flush() error {
+	if err := errors.Join(s.w.Flush(), s.index.w.Flush()); err != nil {
+		return fmt.Errorf("staging a layer: %w", err)
+	}
+	return nil
+}
 
 func (s *stage) add(allocs []alloc, data [][]byte) error {
 	for _, a := range allocs {
-		s.allocs = append(s.allocs, a)
+		if err := s.index.add(a); err != nil {
+			return fmt.Errorf("staging a layer: %w", err)
+		}
 		if a.packed == allocZero {
 			continue
 		}
@@ -85,26 +88,6 @@ func (s *stage) add(allocs []alloc, data [][]byte) error {
 		data = data[1:]
 	}
 	return nil
-}
-
-// place calls fn with each stored cluster and where its data lies, relative to
-// the start of the data.
-func (s *stage) place(fn func(a alloc, at, n int64)) {
-	at := int64(0)
-	for _, a := range s.allocs {
-		switch a.packed {
-		case allocZero:
-			fn(a, 0, 0)
-			continue
-		case allocPlain:
-			at += -at & (ClusterSize - 1)
-			fn(a, at, ClusterSize)
-			at += ClusterSize
-		default:
-			fn(a, at, int64(a.packed))
-			at += int64(a.packed)
-		}
-	}
 }
 
 // geometry is where the parts of a layer lie, in clusters.
@@ -128,13 +111,7 @@ const (
 func (s *stage) geometry(size int64) geometry {
 	g := geometry{l1Entries: (size + l2Entries*ClusterSize - 1) / (l2Entries * ClusterSize)}
 	g.l1Clusters = (g.l1Entries*8 + ClusterSize - 1) / ClusterSize
-	last := int64(-1)
-	for _, a := range s.allocs {
-		if t := int64(a.cluster) / l2Entries; t != last {
-			g.l2Tables++
-			last = t
-		}
-	}
+	g.l2Tables = int64(len(s.index.tables))
 	g.dataClusters = (s.at + ClusterSize - 1) / ClusterSize
 	g.luks = 1
 	if s.enc != nil {
@@ -177,14 +154,13 @@ func (s *stage) layOut(ctx context.Context, w *os.File, size int64, backing stri
 	for i := range g.refBlocks {
 		binary.BigEndian.PutUint64(table[i*8:], uint64((g.refBlock+i)*ClusterSize))
 	}
-	l1, l2 := s.tables(g)
 	data, err := s.data(g.data * ClusterSize)
 	if err != nil {
 		return "", 0, err
 	}
 	sum, err := writeHashed(ctx, w, io.MultiReader(
-		bytes.NewReader(head), bytes.NewReader(luks), bytes.NewReader(table), bytes.NewReader(s.refcounts(g)), bytes.NewReader(l1), bytes.NewReader(l2),
-		data, bytes.NewReader(make([]byte, -s.at&(ClusterSize-1)))))
+		bytes.NewReader(head), bytes.NewReader(luks), bytes.NewReader(table),
+		s.refcounts(g), bytes.NewReader(s.l1(g)), s.l2(g), data, bytes.NewReader(make([]byte, -s.at&(ClusterSize-1)))))
 	if err == nil {
 		err = w.Truncate(g.total * ClusterSize) // should its end be a hole
 	}
@@ -264,52 +240,6 @@ func writeSparse(w *os.File, b []byte, at int64) error {
 		b, at = b[n:], at+int64(n)
 	}
 	return nil
-}
-
-// tables makes the L1 table and the L2 tables that are not empty.
-func (s *stage) tables(g geometry) (l1, l2 []byte) {
-	l1, l2 = make([]byte, g.l1Clusters*ClusterSize), make([]byte, g.l2Tables*ClusterSize)
-	next, last := int64(-1), int64(-1)
-	s.place(func(a alloc, at, n int64) {
-		if t := int64(a.cluster) / l2Entries; t != last {
-			next, last = next+1, t
-			binary.BigEndian.PutUint64(l1[t*8:], uint64((g.l2+next)*ClusterSize)|entryCopied)
-		}
-		host := uint64(g.data*ClusterSize + at)
-		var entry uint64
-		switch a.packed {
-		case allocZero:
-			entry = entryZero
-		case allocPlain:
-			entry = host | entryCopied
-		default:
-			sectors := (host+uint64(n)-1)>>9 - host>>9
-			entry = host | sectors<<(62-(clusterBits-8)) | entryCompressed
-		}
-		binary.BigEndian.PutUint64(l2[(next*l2Entries+int64(a.cluster)%l2Entries)*8:], entry)
-	})
-	return l1, l2
-}
-
-// refcounts makes the refcount blocks: one for each cluster of tables and plain
-// data, and for compressed data as many as lie in the cluster, also in part.
-func (s *stage) refcounts(g geometry) []byte {
-	refs := make([]byte, g.refBlocks*ClusterSize)
-	add := func(c int64) {
-		binary.BigEndian.PutUint16(refs[c*2:], binary.BigEndian.Uint16(refs[c*2:])+1)
-	}
-	for c := range g.data {
-		add(c)
-	}
-	s.place(func(a alloc, at, n int64) {
-		if n == 0 {
-			return
-		}
-		for c := at / ClusterSize; c <= (at+n-1)/ClusterSize; c++ {
-			add(g.data + c)
-		}
-	})
-	return refs
 }
 
 // header makes the first cluster.

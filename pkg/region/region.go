@@ -60,6 +60,7 @@ type Region struct {
 	drivers map[string]hypervisor.Driver // by address as asked for
 	damage  map[string]bool              // what has been said of damaged records
 	paused  sync.Map                     // guests that have been said to be paused, by id
+	lists   blockLists
 }
 
 var regionName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)

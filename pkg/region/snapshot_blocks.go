@@ -8,9 +8,11 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/digest"
 	"github.com/kamivm/kami/pkg/qcow2"
 )
 
@@ -105,15 +107,59 @@ type SnapshotDiff struct {
 
 // completed returns a snapshot that can be read and its list of blocks.
 func (r *Region) completed(ctx context.Context, id ami.SnapshotID) (ami.Snapshot, *qcow2.Blocks, error) {
-	snap, err := r.snapshot(ctx, id)
+	snap, err := r.readable(ctx, id)
 	if err != nil {
 		return snap, nil, err
 	}
-	if err := checkCompleted(snap); err != nil {
-		return snap, nil, err
+	blocks, err := r.lists.get(snap.Layer, func() (*qcow2.Blocks, error) { return r.layers.Blocks(ctx, snap.Layer) })
+	if err == nil && snap.Encrypted { // that it is known already opens it to nobody
+		_, err = r.passphrase(snap.KmsKeyID)
 	}
-	blocks, err := r.layers.Blocks(ctx, snap.Layer)
 	return snap, blocks, storeError(err, "The blocks of %s cannot be read.", id)
+}
+
+// readable returns a snapshot that can be read.
+func (r *Region) readable(ctx context.Context, id ami.SnapshotID) (ami.Snapshot, error) {
+	snap, err := r.snapshot(ctx, id)
+	if err != nil {
+		return snap, err
+	}
+	return snap, checkCompleted(snap)
+}
+
+// blockLists are the lists of blocks that were read last, by layer, whose blocks
+// never change. Who reads a snapshot, or compares two, asks for the same ones all
+// the time.
+type blockLists struct {
+	mu   sync.Mutex
+	last [2]struct { // the last one first
+		of   digest.Digest
+		list *qcow2.Blocks
+	}
+}
+
+// get returns the list of a layer, which is read if it is not known.
+func (b *blockLists) get(of digest.Digest, read func() (*qcow2.Blocks, error)) (*qcow2.Blocks, error) {
+	b.mu.Lock()
+	for i, known := range b.last {
+		if known.list != nil && known.of == of {
+			b.last[0], b.last[i] = known, b.last[0]
+			b.mu.Unlock()
+			return known.list, nil
+		}
+	}
+	b.mu.Unlock()
+	list, err := read() // which takes its time
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.last[0].of != of { // who asked at the same time may have been faster
+		b.last[1] = b.last[0]
+	}
+	b.last[0].of, b.last[0].list = of, list
+	return list, nil
 }
 
 // ListSnapshotBlocks lists the blocks of a snapshot that are not all zeros. What
@@ -272,7 +318,7 @@ func (in BlocksInput) page(of ...ami.SnapshotID) (at int64, most int, err error)
 		at = int64(binary.BigEndian.Uint64(b[8:]))
 	}
 	if in.NextToken != pageToken(at, of...) {
-		return 0, 0, ami.Errorf(ami.CodeInvalidParameterValue, "The page token %q is not one of this list.", in.NextToken).
+		return 0, 0, ami.Errorf(ami.CodeInvalidNextToken, "The page token %q is not one of this list.", in.NextToken).
 			WithHint("Give the NextToken of the page before, with the same snapshots; or begin without one.")
 	}
 	return at, most, nil

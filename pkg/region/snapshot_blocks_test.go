@@ -227,16 +227,16 @@ func TestBlockErrors(t *testing.T) {
 		{"list: too many", list(r, id, BlocksInput{MaxResults: 10001}), ami.CodeInvalidParameterValue},
 		{"list: less than none", list(r, id, BlocksInput{MaxResults: -1}), ami.CodeInvalidParameterValue},
 		{"list: before the start", list(r, id, BlocksInput{StartingBlockIndex: -1}), ami.CodeInvalidParameterValue},
-		{"list: no token", list(r, id, token("?")), ami.CodeInvalidParameterValue},
-		{"list: a token of nothing", list(r, id, token(foreign)), ami.CodeInvalidParameterValue},
-		{"list: a token of another", list(r, id, token(pageToken(1, other))), ami.CodeInvalidParameterValue},
-		{"list: a token of a comparison", list(r, id, token(pageToken(1, id, other))), ami.CodeInvalidParameterValue},
+		{"list: no token", list(r, id, token("?")), ami.CodeInvalidNextToken},
+		{"list: a token of nothing", list(r, id, token(foreign)), ami.CodeInvalidNextToken},
+		{"list: a token of another", list(r, id, token(pageToken(1, other))), ami.CodeInvalidNextToken},
+		{"list: a token of a comparison", list(r, id, token(pageToken(1, id, other))), ami.CodeInvalidNextToken},
 		{"list: its token", list(r, id, token(pageToken(1, id))), ""},
 		{"compare: with nothing", changed("", id, BlocksInput{}), ami.CodeMissingParameter},
 		{"compare: first not there", changed(ami.NewSnapshotID(), id, BlocksInput{}), ami.CodeInvalidSnapshotNotFound},
 		{"compare: second not there", changed(id, ami.NewSnapshotID(), BlocksInput{}), ami.CodeInvalidSnapshotNotFound},
 		{"compare: second pending", changed(id, pending.SnapshotID, BlocksInput{}), ami.CodeIncorrectState},
-		{"compare: a token of the other way", changed(id, other, token(pageToken(1, other, id))), ami.CodeInvalidParameterValue},
+		{"compare: a token of the other way", changed(id, other, token(pageToken(1, other, id))), ami.CodeInvalidNextToken},
 		{"compare: too many", changed(id, other, BlocksInput{MaxResults: 10001}), ami.CodeInvalidParameterValue},
 		{"read: pending", read(pending.SnapshotID, 0, Checksum{}), ami.CodeIncorrectState},
 		{"read: not there", read(ami.NewSnapshotID(), 0, Checksum{}), ami.CodeInvalidSnapshotNotFound},
@@ -262,6 +262,50 @@ func TestDamagedBlock(t *testing.T) {
 	_, _, err := r.GetSnapshotBlock(t.Context(), id, 0, Checksum{})
 	wantCode(t, err, ami.CodeInternalError)
 	wantSays(t, err, "is damaged")
+}
+
+// The list of a layer's blocks is read once, for as long as not too many others are.
+func TestKnownLists(t *testing.T) {
+	t.Parallel()
+	r, _ := open(t)
+	a, b, c := snapshotOf(t, r, 1<<20, marks{0: 1}), snapshotOf(t, r, 1<<20, marks{0: 2}), snapshotOf(t, r, 1<<20, marks{0: 3})
+	list := func(id ami.SnapshotID) string {
+		layer := r.layerFile(get(r.snapshot(t.Context(), id))(t).Layer)
+		return strings.TrimSuffix(layer, ".qcow2") + ".blocks"
+	}
+	isRead := func(id ami.SnapshotID) bool { // one that is gone is made again
+		t.Helper()
+		must(t, os.Remove(list(id)))
+		data, _ := get2(r.GetSnapshotBlock(t.Context(), id, 0, Checksum{}))(t)
+		if want := map[ami.SnapshotID]byte{a: 1, b: 2, c: 3}[id]; data[0] != want {
+			t.Errorf("got the mark %d, want %d", data[0], want)
+		}
+		if _, err := os.Stat(list(id)); err == nil {
+			return true
+		}
+		must(t, os.WriteFile(list(id), nil, 0o600))
+		return false
+	}
+	get(r.ListChangedBlocks(t.Context(), a, b, BlocksInput{}))(t)
+	for n, want := range []struct {
+		id   ami.SnapshotID
+		read bool
+	}{{a, false}, {b, false}, {a, false}, {c, true}, {c, false}, {a, false}, {b, true}, {c, true}} {
+		if got := isRead(want.id); got != want.read {
+			t.Errorf("%d: the list of %s was read: %v, want %v", n, want.id, got, want.read)
+		}
+	}
+}
+
+// That a list is known opens an encrypted snapshot to nobody.
+func TestKnownListWithoutItsKey(t *testing.T) {
+	t.Parallel()
+	r, _ := open(t)
+	secret := encryptedSnapshot(t, r, snapshotOf(t, r, 1<<20, marks{0: 1}), "")
+	get(r.ListSnapshotBlocks(t.Context(), secret.SnapshotID, BlocksInput{}))(t)
+	must(t, os.Remove(r.path("kms", secret.KmsKeyID+".json")))
+	_, err := r.ListSnapshotBlocks(t.Context(), secret.SnapshotID, BlocksInput{})
+	wantCode(t, err, ami.CodeInvalidKMSKeyState)
 }
 
 func TestChecksum(t *testing.T) {

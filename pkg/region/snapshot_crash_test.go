@@ -191,6 +191,24 @@ func TestDraftKilledAtEveryStep(t *testing.T) {
 			}
 		})
 	}
+	// The client may try again where no command comes in between.
+	t.Run("start and an open region", func(t *testing.T) {
+		for _, at := range []string{"job.begin", "rename.renamed", "snapshot.draft", "file.synced", "file.renamed", "job.commit", "job.committed"} {
+			h := newHouse(t)
+			r := h.open(t)
+			if out, _ := child(t, h, "start ", "KAMI_CRASH_AT="+at); strings.Contains(out, "done") {
+				t.Errorf("%s: it is not killed", at)
+			}
+			again := start(t, r, func(in *StartSnapshotInput) { in.ClientToken = "one" })
+			must(t, putErr(t, r, again, 0, blockOf(1)))
+			next := h.open(t)
+			must(t, completeErr(t, next, again, 1))
+			wantNoDrafts(t, next)
+			if t.Failed() {
+				t.Fatalf("killed at %s", at)
+			}
+		}
+	})
 	// Who ends what has timed out may be killed as well.
 	t.Run("time out", func(t *testing.T) {
 		for _, at := range []string{"snapshot.expired", "draft.remove", "remove.removed", "remove.removed#2", "draft.removed"} {

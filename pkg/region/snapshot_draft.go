@@ -165,6 +165,8 @@ func (r *Region) sweepDrafts(ctx context.Context) error {
 		deadline, err := r.layers.DraftDeadline(id)
 		switch {
 		case errors.Is(err, snapshot.ErrNoDraft): // removed since
+		case errors.Is(err, snapshot.ErrDraftDamaged):
+			errs = append(errs, fmt.Errorf("%w; kami snapshot delete %s removes it", err, id))
 		case err != nil:
 			errs = append(errs, err)
 		case time.Now().After(deadline):

@@ -1,8 +1,10 @@
 package region
 
 import (
+	"context"
 	"errors"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -159,9 +161,69 @@ func TestUnreadableDraft(t *testing.T) {
 	if !l.noted("damaged draft") {
 		t.Errorf("got the notes %q, want to be told", l.notes)
 	}
+	if hint := "kami snapshot delete " + string(id); !l.noted(hint) {
+		t.Errorf("got the notes %q, want the hint %q", l.notes, hint)
+	}
 	wantCode(t, putErr(t, r, id, 0, blockOf(1)), ami.CodeInternalError)
 	wantCode(t, completeErr(t, r, id, 0), ami.CodeInternalError)
 	wantCode(t, r.DeleteSnapshot(t.Context(), id, true), ami.CodeDryRunOperation)
+	must(t, r.DeleteSnapshot(t.Context(), id, false))
+	wantNoDrafts(t, r)
+}
+
+// A completion that fails costs no block, however long it took.
+func TestFailedCompletionWaitsOn(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	l := &listener{}
+	r := h.open(t, tellingTo(l))
+	id := start(t, r)
+	must(t, putErr(t, r, id, 0, blockOf(1)))
+	waits := func(when string) {
+		t.Helper()
+		if d := get(r.layers.DraftDeadline(id))(t); time.Until(d) < 59*time.Minute {
+			t.Errorf("%s its deadline is %s, want it in an hour", when, d)
+		}
+		if got := described(t, h.open(t), id); got.State != ami.SnapshotPending {
+			t.Errorf("%s it is %s, want pending", when, got.State)
+		}
+	}
+	age(t, r, id, 59*time.Minute)
+	ctx, cancel := context.WithCancel(t.Context())
+	l.onStep = func(name string) {
+		waits("in " + name) // as for one that is killed there
+		age(t, r, id, 2*time.Hour)
+		cancel()
+	}
+	_, err := r.CompleteSnapshot(ctx, CompleteSnapshotInput{SnapshotID: id, ChangedBlocksCount: 1})
+	if l.onStep = nil; err == nil || ctx.Err() == nil {
+		t.Fatalf("got %v, want it interrupted", err)
+	}
+	waits("when it was interrupted")
+	age(t, r, id, 59*time.Minute)
+	wantCode(t, completeErr(t, r, id, 2), ami.CodeInvalidParameterValue)
+	waits("when the count was wrong")
+	must(t, completeErr(t, r, id, 1))
+	wantNoDrafts(t, r)
+}
+
+// A journal that lies makes no snapshot, and says what is left to do.
+func TestDamagedJournal(t *testing.T) {
+	t.Parallel()
+	r, _ := open(t)
+	id := start(t, r)
+	must(t, putErr(t, r, id, 0, blockOf(1)))
+	must(t, putErr(t, r, id, 0, blockOf(2)))
+	path := r.path("drafts", string(id), "journal")
+	journal := get(os.ReadFile(path))(t)
+	journal[len(journal)-1] ^= 1
+	must(t, os.WriteFile(path, journal, 0o600))
+	err := completeErr(t, r, id, 1)
+	wantCode(t, err, ami.CodeInternalError)
+	var e *ami.Error
+	if !errors.As(err, &e) || !strings.Contains(e.Hint, "kami snapshot delete "+string(id)) {
+		t.Errorf("got %+v, want the hint to delete it", err)
+	}
 	must(t, r.DeleteSnapshot(t.Context(), id, false))
 	wantNoDrafts(t, r)
 }

@@ -50,7 +50,7 @@ func (r *Region) ExportSnapshot(ctx context.Context, in ExportInput) error {
 	if !slices.Contains(ExportFormats(), format) {
 		return ami.Errorf(ami.CodeInvalidParameterValue, "The format %q is not one of %s.", format, strings.Join(ExportFormats(), ", "))
 	}
-	snap, _, err := r.completed(ctx, in.SnapshotID)
+	snap, err := r.readable(ctx, in.SnapshotID)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,8 @@ func (r *Region) ExportSnapshot(ctx context.Context, in ExportInput) error {
 }
 
 // convert has qemu-img write the formats that are not ours. It is given no keys:
-// what is encrypted it reads from a plain copy.
+// what is encrypted it reads from a plain copy, which lies where the plain file is
+// to lie, and not among the region's.
 func (r *Region) convert(ctx context.Context, snap ami.Snapshot, img *qcow2.Image, to string, format []string) error {
 	chain, err := r.layers.Chain(snap.Layer)
 	if err != nil {
@@ -97,7 +98,7 @@ func (r *Region) convert(ctx context.Context, snap ami.Snapshot, img *qcow2.Imag
 	}
 	from, as := chain[0], "qcow2"
 	if snap.Encrypted {
-		scratch, err := durable.NewScratch(r.path("tmp"), "export")
+		scratch, err := durable.NewScratch(filepath.Dir(to), "kami-export")
 		if err != nil {
 			return err
 		}
@@ -106,7 +107,7 @@ func (r *Region) convert(ctx context.Context, snap ami.Snapshot, img *qcow2.Imag
 			return err
 		}
 	}
-	args := slices.Concat([]string{"convert", "-f", as}, format, []string{"--", from, "file:" + to})
+	args := slices.Concat([]string{"convert", "-f", as}, format, []string{"--", "file:" + from, "file:" + to})
 	out, err := exec.CommandContext(ctx, "qemu-img", args...).CombinedOutput()
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -200,8 +200,9 @@ type CompleteSnapshotInput struct {
 
 // CompleteSnapshot makes a completed snapshot of what was put to it. While that is
 // under way no block can be put. A completed snapshot is returned as it is. When
-// it fails the snapshot stays pending, with its blocks.
-func (r *Region) CompleteSnapshot(ctx context.Context, in CompleteSnapshotInput) (ami.Snapshot, error) {
+// it fails the snapshot stays pending, with its blocks, and waits for the next one
+// as if one had just come.
+func (r *Region) CompleteSnapshot(ctx context.Context, in CompleteSnapshotInput) (_ ami.Snapshot, err error) {
 	d, snap, err := r.draft(ctx, in.SnapshotID, func(d *snapshot.Draft) error { return r.takeDraft(ctx, in.SnapshotID, d) })
 	if snap.State == ami.SnapshotCompleted { // by this or another call
 		return snap, nil
@@ -209,10 +210,21 @@ func (r *Region) CompleteSnapshot(ctx context.Context, in CompleteSnapshotInput)
 	if err != nil {
 		return ami.Snapshot{}, err
 	}
-	defer d.Close()
+	defer func() {
+		if err != nil { // it may have taken longer than the timeout
+			if terr := d.Touch(); terr != nil {
+				r.progress.Note("the time of %s cannot begin anew: %v", in.SnapshotID, terr)
+			}
+		}
+		d.Close()
+	}()
+	if err := d.Touch(); err != nil { // also for one that is killed
+		return ami.Snapshot{}, storeError(err, "The draft of %s cannot be written.", in.SnapshotID)
+	}
 	blocks, err := d.Blocks()
 	if err != nil {
-		return ami.Snapshot{}, storeError(err, "The blocks of %s cannot be read.", in.SnapshotID)
+		return ami.Snapshot{}, draftDamage(storeError(err, "The blocks of %s cannot be read.", in.SnapshotID),
+			"Start another one and put all blocks to it; kami snapshot delete %s removes this one.", in.SnapshotID)
 	}
 	if n := int64(blocks.Len()); n != in.ChangedBlocksCount {
 		return ami.Snapshot{}, ami.Errorf(ami.CodeInvalidParameterValue, "%d blocks were put to %s, not %d as given.", n, in.SnapshotID, in.ChangedBlocksCount).
@@ -231,7 +243,8 @@ func (r *Region) CompleteSnapshot(ctx context.Context, in CompleteSnapshotInput)
 	under := snap.Layer
 	layer, err := r.writeDraft(ctx, snap, blocks)
 	if err != nil {
-		return ami.Snapshot{}, draftDamage(storeError(err, "The layer of %s cannot be written.", in.SnapshotID))
+		return ami.Snapshot{}, draftDamage(storeError(err, "The layer of %s cannot be written.", in.SnapshotID),
+			"Put that block again, then complete the snapshot.")
 	}
 	durable.Step("snapshot.layer")
 	snap.State, snap.Progress = ami.SnapshotCompleted, "100%"
@@ -268,11 +281,11 @@ func (r *Region) writeDraft(ctx context.Context, snap ami.Snapshot, blocks *snap
 	return r.writeLayer(ctx, lease, qcow2.Patch(base, snap.SizeBytes, blocks), snap.Layer)
 }
 
-// draftDamage tells of a block that is not what was put.
-func draftDamage(err error) error {
+// draftDamage says what to do about a draft that is not what was put.
+func draftDamage(err error, hint string, args ...any) error {
 	var e *ami.Error
 	if errors.Is(err, snapshot.ErrDraftDamaged) && errors.As(err, &e) {
-		return e.WithHint("Put that block again, then complete the snapshot.")
+		return e.WithHint(hint, args...)
 	}
 	return err
 }

@@ -50,6 +50,9 @@ func (r *Region) startOnce(ctx context.Context, in StartSnapshotInput) (ami.Snap
 		return ami.Snapshot{}, err
 	}
 	if known.SnapshotID != "" {
+		if err := r.undoLeft(ctx, known.SnapshotID); err != nil {
+			return ami.Snapshot{}, err
+		}
 		snap, err := r.ownSnapshot(ctx, known.SnapshotID)
 		switch {
 		case ami.ErrorCode(err) == ami.CodeInvalidSnapshotNotFound: // deleted since, or never begun
@@ -60,24 +63,40 @@ func (r *Region) startOnce(ctx context.Context, in StartSnapshotInput) (ami.Snap
 			return snap, err
 		}
 	}
-	return r.startSnapshot(ctx, in, func(id ami.SnapshotID) error { return r.writeToken(path, startToken{id, request}) })
+	return r.startSnapshot(ctx, in, func(id ami.SnapshotID) error { return writeToken(path, startToken{id, request}) })
 }
 
-func (r *Region) writeToken(path string, t startToken) error {
+// undoLeft undoes a snapshot whose start was killed when its token was written and
+// it was not yet there for good: the next command would take it, and what had been
+// put to it, away from whoever was given it. Only a killed start has a lease by now,
+// since its token is locked.
+func (r *Region) undoLeft(ctx context.Context, id ami.SnapshotID) error {
+	if left, err := r.isLeft(ctx, string(id)); err != nil || !left {
+		return err
+	}
+	lock, err := durable.AcquireLock(ctx, r.lockPath(string(id))) // a sweep may be at it
+	if err != nil {
+		return err
+	}
+	defer func() {
+		os.Remove(r.lockPath(string(id)))
+		lock.Unlock()
+	}()
+	if left, err := r.isLeft(ctx, string(id)); err != nil || !left {
+		return err
+	}
+	return r.undo(ctx, string(id))
+}
+
+func writeToken(path string, t startToken) error {
 	text, err := json.Marshal(t)
 	if err != nil {
 		return err
 	}
-	scratch, err := durable.NewScratch(r.path("tmp"), "token")
-	if err != nil {
+	return durable.WriteFile(path, 0o600, func(f *os.File) error {
+		_, err := f.Write(text)
 		return err
-	}
-	defer scratch.Close()
-	work := scratch.Path("token")
-	if err := os.WriteFile(work, text, 0o600); err != nil {
-		return err
-	}
-	return durable.Rename(work, path)
+	})
 }
 
 // readToken reads what is remembered of a client token, if anything.

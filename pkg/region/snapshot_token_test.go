@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/catalog"
 )
 
 // One client token starts one snapshot, whatever becomes of it.
@@ -69,4 +70,26 @@ func TestClientToken(t *testing.T) {
 		must(t, os.Chtimes(p, old, old))
 	}
 	wantSame("when it is forgotten", h.open(t), same, false)
+}
+
+// A start that was killed when its token was written, and before its snapshot was
+// there for good, is begun anew, also by a region that was open all the time: what
+// is put to that one stays.
+func TestClientTokenOfAKilledStart(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	r := h.open(t)
+	in := StartSnapshotInput{VolumeSize: 1, ClientToken: "token-1"}
+	first := get(r.StartSnapshot(t.Context(), in))(t).SnapshotID
+	must(t, r.catalog.Update(t.Context(), func(tx *catalog.Tx) error { // which the commit took away
+		return tx.PutLease(catalog.Lease{ID: string(first), Created: time.Now().UTC()})
+	}))
+	again := get(r.StartSnapshot(t.Context(), in))(t).SnapshotID
+	must(t, putErr(t, r, again, 0, blockOf(1)))
+	next := h.open(t)
+	must(t, completeErr(t, next, again, 1))
+	wantNoDrafts(t, next)
+	if got := get(next.DescribeSnapshots(t.Context(), DescribeInput{}))(t); len(got) != 1 || again == first {
+		t.Errorf("got %v, and %s where the killed one was %s", got, again, first)
+	}
 }

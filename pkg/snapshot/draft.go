@@ -29,7 +29,8 @@ import (
 // with it that was put, and what it has left half done no record knows of.
 //
 // Who puts blocks has a share of the draft (a flock on the journal); who makes a
-// layer of it has it alone.
+// layer of it has it alone. Who waits for that has locked the folder, which all
+// come by who want a share: so shares that are always taken anew keep no one out.
 
 // Sentinels of drafts, wrapped by what the methods return.
 var (
@@ -69,6 +70,7 @@ type Draft struct {
 
 	store           *Store
 	journal, blocks *os.File
+	gate            *os.File // the folder
 }
 
 func (s *Store) draftsDir() string                 { return filepath.Join(s.root, "drafts") }
@@ -121,7 +123,9 @@ func (s *Store) OpenDraft(id ami.SnapshotID) (*Draft, error) {
 	var err error
 	if d.journal, err = os.OpenFile(s.journal(id), os.O_RDWR, 0); err == nil {
 		if d.blocks, err = os.OpenFile(s.blockFile(id), os.O_RDWR, 0); err == nil {
-			err = d.readHeader()
+			if d.gate, err = os.Open(s.draftDir(id)); err == nil {
+				err = d.readHeader()
+			}
 		}
 	}
 	if err != nil {
@@ -149,10 +153,16 @@ func (d *Draft) readHeader() error {
 }
 
 // Close lets go of the draft.
-func (d *Draft) Close() error { return errors.Join(d.journal.Close(), d.blocks.Close()) }
+func (d *Draft) Close() error {
+	return errors.Join(d.journal.Close(), d.blocks.Close(), d.gate.Close())
+}
+
+// Touch lets the time that the draft waits for its next block begin anew, also
+// where it has been removed meanwhile.
+func (d *Draft) Touch() error { return unix.Futimes(int(d.journal.Fd()), nil) }
 
 // Deadline is when the draft has waited long enough for its next block. The
-// journal's time is that of the last one.
+// journal's time is that of the last one, or of the last Touch.
 func (d *Draft) Deadline() (time.Time, error) {
 	info, err := d.journal.Stat()
 	if err != nil {
@@ -220,17 +230,29 @@ func (s *Store) RemoveDraft(id ami.SnapshotID) error {
 }
 
 // Share takes a share of the draft until it is closed. It returns ErrDraftBusy
-// where somebody has it alone.
-func (d *Draft) Share() error { return flock(d.journal, unix.LOCK_SH|unix.LOCK_NB) }
+// where somebody has it alone, or waits for that.
+func (d *Draft) Share() error {
+	if err := flock(d.gate, unix.LOCK_SH|unix.LOCK_NB); err != nil {
+		return err
+	}
+	return errors.Join(flock(d.journal, unix.LOCK_SH|unix.LOCK_NB), flock(d.gate, unix.LOCK_UN))
+}
 
 // TryTake takes the draft for its caller alone until it is closed. It returns
 // ErrDraftBusy where somebody has it, or a share of it.
 func (d *Draft) TryTake() error { return flock(d.journal, unix.LOCK_EX|unix.LOCK_NB) }
 
-// Take is TryTake, but waits until ctx ends.
-func (d *Draft) Take(ctx context.Context) error {
+// Take is TryTake, but waits until ctx ends. Meanwhile nobody gets a share, so it
+// waits for those alone that there are.
+func (d *Draft) Take(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, flock(d.gate, unix.LOCK_UN)) }()
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
-		if err := d.TryTake(); !errors.Is(err, ErrDraftBusy) {
+		// Busy where another one waits, or for the moment in which a share is taken.
+		err := flock(d.gate, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil || errors.Is(err, ErrDraftBusy) {
+			err = d.TryTake()
+		}
+		if !errors.Is(err, ErrDraftBusy) {
 			return err
 		}
 		select {

@@ -122,8 +122,11 @@ func (d *Draft) Blocks() (*DraftBlocks, error) {
 		} else if err != nil {
 			return nil, fmt.Errorf("reading the journal: %w", err)
 		}
-		if !rec.sound() {
+		if rec == (entry{}) {
 			continue // its process was killed before it was put
+		}
+		if !rec.sound() { // which block's, it may not say: an older one must not stand for it
+			return nil, fmt.Errorf("%w: a record of its journal cannot be read", ErrDraftDamaged)
 		}
 		index, at := binary.BigEndian.Uint64(rec[0:]), binary.BigEndian.Uint64(rec[8:])
 		if index >= uint64(d.Size+qcow2.BlockSize-1)/qcow2.BlockSize || at != atZeros && (at%qcow2.BlockSize != 0 || at/qcow2.BlockSize >= noPlace) {

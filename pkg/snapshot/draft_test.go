@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"errors"
 	"math/rand"
@@ -165,35 +164,6 @@ func TestNoDraft(t *testing.T) {
 	}
 }
 
-// Those who put share a draft; who has it alone has it alone.
-func TestDraftLocks(t *testing.T) {
-	s := open(t)
-	newDraft(t, s)
-	a, b, c := openDraft(t, s), openDraft(t, s), openDraft(t, s)
-	if err := errors.Join(a.Share(), b.Share()); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.TryTake(); !errors.Is(err, ErrDraftBusy) {
-		t.Errorf("taking what is shared: got %v, want ErrDraftBusy", err)
-	}
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := c.Take(ended); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v, want context.Canceled", err)
-	}
-	taken := make(chan error)
-	go func() { taken <- c.Take(t.Context()) }()
-	if err := errors.Join(a.Close(), b.Close(), <-taken); err != nil {
-		t.Fatal(err)
-	}
-	if err := put(s, 0, 1); !errors.Is(err, ErrDraftBusy) {
-		t.Errorf("sharing what is taken: got %v, want ErrDraftBusy", err)
-	}
-	if err := errors.Join(c.Close(), put(s, 0, 1)); err != nil {
-		t.Error(err)
-	}
-}
-
 // The time that a draft waits for its next block begins with each block.
 func TestDraftDeadline(t *testing.T) {
 	s := open(t)
@@ -207,11 +177,16 @@ func TestDraftDeadline(t *testing.T) {
 	if err := errors.Join(err, cerr); err != nil || !d.Equal(past.Add(time.Hour)) || !d.Equal(closed) {
 		t.Errorf("got the deadlines %s and %s (%v), want %s", d, closed, err, past.Add(time.Hour))
 	}
-	if err := put(s, 0, 0); err != nil {
-		t.Fatal(err)
-	}
-	if d, err := s.DraftDeadline(theDraft); err != nil || time.Until(d) < 59*time.Minute {
-		t.Errorf("after a block got the deadline %s (%v), want it in an hour", d, err)
+	for name, do := range map[string]func() error{
+		"a block": func() error { return put(s, 0, 0) },
+		"a touch": openDraft(t, s).Touch,
+	} {
+		if err := errors.Join(os.Chtimes(s.journal(theDraft), past, past), do()); err != nil {
+			t.Fatal(err)
+		}
+		if d, err := s.DraftDeadline(theDraft); err != nil || time.Until(d) < 59*time.Minute {
+			t.Errorf("after %s got the deadline %s (%v), want it in an hour", name, d, err)
+		}
 	}
 }
 
@@ -224,7 +199,7 @@ func TestDraftLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, left := range map[string][]byte{
-		s.journal(theDraft):   append(make([]byte, entrySize), "half a record"...),
+		s.journal(theDraft):   make([]byte, entrySize*3/2), // it is made longer before it is written
 		s.blockFile(theDraft): block(9)[:1000],
 	} {
 		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
@@ -274,6 +249,14 @@ func TestDamagedDraft(t *testing.T) {
 				t.Fatal(err)
 			}
 			return readFirst(t, s)
+		},
+		"later record": func(t *testing.T, s *Store) error { // the earlier one must not stand for it
+			if err := put(s, 1, 2); err != nil {
+				t.Fatal(err)
+			}
+			edit(t, s.journal(theDraft), func(b []byte) { b[2*entrySize+20] ^= 1 })
+			_, err := openDraft(t, s).Blocks()
+			return err
 		},
 		"record of no block": func(t *testing.T, s *Store) error {
 			d := openDraft(t, s)

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/kamivm/kami/pkg/ami"
@@ -118,12 +119,39 @@ func (s *Store) KeyOf(path string) (string, error) {
 
 // sealBlocks and openBlocks keep the digests of what is encrypted from who may
 // not read it: they tell whether a disk holds a known block.
-func sealBlocks(blocks *qcow2.Blocks, enc *qcow2.Encryption) ([]byte, error) {
-	b, err := blocks.MarshalBinary()
-	if err != nil || enc == nil {
-		return b, err
+func sealBlocks(w io.Writer, blocks *qcow2.Blocks, enc *qcow2.Encryption) error {
+	if enc == nil {
+		_, err := blocks.WriteTo(w)
+		return err
 	}
-	return enc.Seal(b)
+	b, err := blocks.MarshalBinary()
+	if err == nil {
+		b, err = enc.Seal(b)
+	}
+	if err == nil {
+		_, err = w.Write(b)
+	}
+	return err
+}
+
+// readBlocks reads the list at path. It returns qcow2.ErrCorrupt for one that is
+// damaged.
+func readBlocks(path string, enc *qcow2.Encryption) (*qcow2.Blocks, error) {
+	if enc != nil { // sealed as a whole
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		return openBlocks(b, enc)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	blocks := &qcow2.Blocks{}
+	_, err = blocks.ReadFrom(f)
+	return blocks, err
 }
 
 // openBlocks returns qcow2.ErrCorrupt for a list that is damaged.

@@ -153,13 +153,6 @@ var ErrBlocks = errors.New("damaged list of blocks")
 // have of the layer. No list is no error: it is made again when it is needed. It
 // returns ErrBlocks.
 func (s *Store) VerifyBlocks(d digest.Digest, size int64, contents ...digest.Digest) error {
-	b, err := os.ReadFile(s.blocksPath(d))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
 	enc, err := s.encryptionOfLayer(d)
 	if errors.Is(err, qcow2.ErrNoKey) || errors.Is(err, qcow2.ErrWrongKey) {
 		return nil // who has the key can tell
@@ -167,9 +160,15 @@ func (s *Store) VerifyBlocks(d digest.Digest, size int64, contents ...digest.Dig
 	if err != nil {
 		return err
 	}
-	blocks, err := openBlocks(b, enc)
-	if err != nil {
+	blocks, err := readBlocks(s.blocksPath(d), enc)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if errors.Is(err, qcow2.ErrCorrupt) {
 		return fmt.Errorf("%w: %w", ErrBlocks, err)
+	}
+	if err != nil {
+		return err
 	}
 	if size != 0 && qcow2.NewBlocks(size).Len() != blocks.Len() {
 		return fmt.Errorf("%w: %d of them, for a disk of %d bytes", ErrBlocks, blocks.Len(), size)
