@@ -6,9 +6,12 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 )
@@ -36,7 +39,7 @@ func (f *faults) value(field string, value any, format string, args ...any) {
 	if f.told[field] || f.told[outer] {
 		return
 	}
-	err := fmt.Errorf("%s: %v: %s", field, value, fmt.Sprintf(format, args...))
+	err := fmt.Errorf("%s: %s: %s", field, plain(cut(fmt.Sprint(value), maxLine)), fmt.Sprintf(format, args...))
 	if line := f.lines[field]; line > 0 {
 		err = fmt.Errorf("%w (line %d)", err, line)
 	}
@@ -52,9 +55,13 @@ func (f *faults) unread(field string, n ast.Node, needed string) {
 // decode reads YAML into r. The library's own strict decoding ends at the first
 // fault, so it only parses, and the tree that it makes is walked here.
 func decode(data []byte, r *Recipe) (*faults, error) {
-	file, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey()) // told below
+	tokens := lexer.Tokenize(string(data))
+	if err := checkNesting(tokens); err != nil {
+		return nil, err
+	}
+	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey()) // told below
 	if err != nil {
-		return nil, errors.New(yaml.FormatError(err, false, true))
+		return nil, errors.New(excerpt(yaml.FormatError(err, false, true)))
 	}
 	f := &faults{lines: map[string]int{}, told: map[string]bool{}}
 	documents := 0
@@ -71,6 +78,63 @@ func decode(data []byte, r *Recipe) (*faults, error) {
 		f.fields("", d.Body, reflect.ValueOf(r).Elem())
 	}
 	return f, nil
+}
+
+// maxNesting bounds how deep values lie in each other; a recipe's lie three deep.
+const maxNesting = 64
+
+// checkNesting refuses what the parser, which takes memory by the square of the
+// depth, must not get. Depth by indentation costs the file's own bytes by the
+// square, so its size bounds it; brackets, and dashes in one line, do not.
+func checkNesting(tokens token.Tokens) error {
+	lists, mappings, entries, line := 0, 0, 0, 0
+	for _, t := range tokens {
+		if t.Position.Line != line {
+			entries, line = 0, t.Position.Line
+		}
+		switch t.Type {
+		case token.SequenceStartType:
+			lists++
+		case token.SequenceEndType:
+			lists = max(lists-1, 0)
+		case token.MappingStartType:
+			mappings++
+		case token.MappingEndType:
+			mappings = max(mappings-1, 0)
+		case token.SequenceEntryType, token.MappingKeyType:
+			entries++
+		}
+		if lists+mappings+entries > maxNesting {
+			return fmt.Errorf("the recipe is nested too deep: more than %d values lie in each other (line %d)", maxNesting, line)
+		}
+	}
+	return nil
+}
+
+const (
+	maxLines = 12  // of an excerpt of a file that is no YAML
+	maxLine  = 200 // of such a line and of a value, in characters
+)
+
+// excerpt makes the library's excerpt fit to be shown, line by line.
+func excerpt(text string) string {
+	lines := strings.Split(text, "\n")
+	if len(lines) > maxLines {
+		lines = append(lines[:maxLines], "…")
+	}
+	for i, line := range lines {
+		lines[i] = plain(cut(line, maxLine))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// plain is text that does nothing to a terminal: with anything in it that cannot
+// be shown it is quoted.
+func plain(text string) string {
+	if utf8.ValidString(text) && !strings.ContainsFunc(text, func(c rune) bool { return !unicode.IsPrint(c) }) {
+		return text
+	}
+	return strconv.Quote(text)
 }
 
 // read reads the value of a field, as far as it is of the field's kind.
@@ -181,7 +245,10 @@ func shown(n ast.Node) string {
 	switch n.(type) {
 	case *ast.StringNode:
 		if quoted { // which makes text of a number
-			return strconv.Quote(short(text))
+			if text = short(text); !strings.HasPrefix(text, `"`) {
+				text = strconv.Quote(text)
+			}
+			return text
 		}
 	case *ast.SequenceNode:
 		return "a list"
@@ -202,17 +269,24 @@ func shown(n ast.Node) string {
 const maxShown = 40
 
 func short(text string) string {
-	line := []rune(strings.Join(strings.Fields(text), " "))
-	if len(line) > maxShown {
-		return string(line[:maxShown]) + "…"
+	return plain(cut(strings.Join(strings.Fields(text), " "), maxShown))
+}
+
+// cut is text of at most so many characters.
+func cut(text string, most int) string {
+	at := 0
+	for i := range text {
+		if at++; at > most {
+			return text[:i] + "…"
+		}
 	}
-	return string(line)
+	return text
 }
 
 // nearest returns the name that key was probably meant to be, or "".
 func nearest(key string, names []string) string {
-	plain := strings.NewReplacer("_", "", "-", "", " ", "")
-	fold := func(s string) string { return plain.Replace(strings.ToLower(s)) }
+	bare := strings.NewReplacer("_", "", "-", "", " ", "")
+	fold := func(s string) string { return bare.Replace(strings.ToLower(s)) }
 	key = fold(key)
 	best, least := "", 3 // more than two letters off is another word
 	for _, name := range names {

@@ -1,6 +1,7 @@
 package recipe
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -55,5 +56,54 @@ func TestTextIsAsWritten(t *testing.T) {
 	want := []File{{Path: "/x", Content: "0x1F", Mode: "0644"}, {Path: "/y", Content: "true"}}
 	if got.Description != "1.10" || got.User != "" || !reflect.DeepEqual(got.Files, want) {
 		t.Errorf("got %q, %q, %+v; want 1.10, nothing and %+v", got.Description, got.User, got.Files, want)
+	}
+}
+
+// TestNesting: what would take the parser gigabytes is refused before, and
+// brackets that are text are none.
+func TestNesting(t *testing.T) {
+	for _, unit := range []string{"[", "{", "{a: ", "[{", "- ", "? ", "- ? ", "[\n", "[ \"]\", ", "[}", "- [ ] - "} {
+		_, err := Parse([]byte(strings.Repeat(unit, maxSize/len(unit))))
+		if err == nil || !strings.Contains(err.Error(), "nested too deep") {
+			t.Errorf("%q: got an error of %d bytes, want one that says that it is nested too deep", unit, len(fmt.Sprint(err)))
+		}
+	}
+	open := strings.Repeat("[", 2*maxNesting)
+	for _, content := range []string{"content: \"" + open + "\"", "content: '" + open + "'", "content: x" + open, "content: |\n      " + open + "\n      - - -", "content: y # " + open} {
+		if _, err := Parse(base("files:\n  - path: /x\n    " + content)); err != nil {
+			t.Errorf("%s: %v", content, err)
+		}
+	}
+}
+
+// TestFaultsAreFitToBeShown: nothing of a recipe moves a terminal, or makes a
+// fault long or many lines of one.
+func TestFaultsAreFitToBeShown(t *testing.T) {
+	for name, data := range map[string][]byte{
+		"a value":             base("user: \"a\\e[31m\\nb\""),
+		"a value as it is":    base("user: a\x1b[31mb"),
+		"a value in a block":  base("user: |\n  a\n  b"),
+		"a form":              base("memory: \"a\\e[31m\\nb\""),
+		"a form as it is":     base("memory: a\x1b[31mb"),
+		"a field":             base("\"a\\e[31m\": b"),
+		"a line":              []byte("a: \x1b[31m\n  b: [\n"),
+		"a long line":         []byte("a: [" + strings.Repeat("x, ", maxSize/4)),
+		"a line of no text":   []byte("a: \xff\x9b\n  b: [\n"),
+		"many lines, no text": []byte(strings.Repeat("x\n", 1000) + "a: [\n"),
+	} {
+		_, err := Parse(data)
+		if err == nil {
+			t.Errorf("%s: taken, want it refused", name)
+			continue
+		}
+		lines := strings.Split(err.Error(), "\n")
+		if len(lines) > maxLines+1 || strings.Count(err.Error(), "\n") > 0 && data[0] == 'v' {
+			t.Errorf("%s: got %d lines: %q", name, len(lines), err)
+		}
+		for _, line := range lines {
+			if len(line) > 4*maxLine || plain(line) != line {
+				t.Errorf("%s: got %q", name, line)
+			}
+		}
 	}
 }

@@ -124,7 +124,14 @@ func FuzzArchive(f *testing.F) {
 				t.Errorf("the disk %q is none of the archive's", d)
 			}
 		}
-		for _, s := range sums(mf) {
+		listed, err := sums(mf, members)
+		if err != nil && !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrUnsupported) {
+			t.Errorf("got error %v, want one of the package's", err)
+		}
+		for name, s := range listed {
+			if !members[name] {
+				t.Errorf("a digest of %q is taken, which is none of the archive's", name)
+			}
 			if s.hash() == nil || s.want == "" {
 				t.Errorf("the digest %+v is taken", s)
 			}

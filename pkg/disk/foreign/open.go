@@ -24,6 +24,8 @@ const (
 	maxWrappings = 4
 	// maxDisks is how many disks an archive may have.
 	maxDisks = 16
+	// maxSize is how large an unpacked disk may be, in bytes: EC2's largest volume.
+	maxSize = 1 << 46
 )
 
 // Disks are the disks of one file: of an archive all, in order, else one.
@@ -267,7 +269,7 @@ func copySparse(ctx context.Context, dst *os.File, r io.Reader, tmpDir string, s
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrTruncated, err)
 		}
-		if size > 1<<46 {
+		if size > maxSize {
 			return fmt.Errorf("%w: it unpacks to more than 64 TiB", ErrUnsupported)
 		}
 	}

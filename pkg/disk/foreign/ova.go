@@ -25,6 +25,7 @@ import (
 const (
 	maxMembers = 1000
 	maxText    = 1 << 20 // of a description and of a manifest, in bytes
+	maxHoles   = 2 << 40 // that a member has more than its archive, in bytes: reading them takes minutes
 )
 
 // archive is what a look over an OVA ([DSP0243]: a tar of a description, a
@@ -60,7 +61,11 @@ func (o *opener) openArchive(ctx context.Context, f *os.File, path string, forma
 	}
 	o.disks.Empty = append(o.disks.Empty, a.empty...)
 	for i, name := range a.disks {
-		if err := o.open(ctx, paths[i], name, format, wrapped+1); err != nil {
+		err := o.open(ctx, paths[i], name, format, wrapped+1)
+		if errors.Is(err, ErrNotADisk) { // to say that it is raw would be to say it of the archive
+			return fmt.Errorf("%w: %q: %s", ErrUnsupported, name, err.Error())
+		}
+		if err != nil {
 			return fmt.Errorf("%q: %w", name, err)
 		}
 	}
@@ -80,6 +85,10 @@ func (o *opener) unpackArchive(ctx context.Context, src io.Reader, size int64, a
 			r = io.TeeReader(r, digest)
 		}
 		switch {
+		case i >= 0 && h.Size > maxSize: // before hours of zeros
+			err = fmt.Errorf("%w: the archive's %q has %d bytes; at most 64 TiB are taken", ErrUnsupported, name, h.Size)
+		case i >= 0 && h.Size-size > maxHoles:
+			err = fmt.Errorf("%w: the archive's %q has %d bytes, nearly all of them holes; import the disk without the archive", ErrUnsupported, name, h.Size)
 		case i >= 0:
 			paths[i], err = o.unpack(ctx, r)
 		case listed && h.Size > size: // holes without end, to no purpose
@@ -147,7 +156,10 @@ func lookOver(src io.Reader) (archive, error) {
 	if err != nil {
 		return archive{}, err
 	}
-	a := archive{sums: sums(mf)}
+	var a archive
+	if a.sums, err = sums(mf, members); err != nil {
+		return archive{}, err
+	}
 	if len(ovf) > 0 {
 		if err := a.describe(ovf, members); err != nil {
 			return archive{}, err
@@ -158,7 +170,7 @@ func lookOver(src io.Reader) (archive, error) {
 	}
 	switch {
 	case len(a.disks) == 0:
-		return archive{}, fmt.Errorf("%w: an archive without a disk", ErrNotADisk)
+		return archive{}, fmt.Errorf("%w: an archive without a disk", ErrUnsupported)
 	case len(a.disks) > maxDisks:
 		return archive{}, fmt.Errorf("%w: an archive of %d disks; at most %d are taken", ErrUnsupported, len(a.disks), maxDisks)
 	}
@@ -169,8 +181,9 @@ func lookOver(src io.Reader) (archive, error) {
 func (a *archive) describe(ovf []byte, members map[string]bool) error {
 	var envelope struct {
 		Files []struct {
-			ID   string `xml:"id,attr"`
-			Href string `xml:"href,attr"`
+			ID    string `xml:"id,attr"`
+			Href  string `xml:"href,attr"`
+			Chunk string `xml:"chunkSize,attr"`
 		} `xml:"References>File"`
 		Disks []struct {
 			ID     string `xml:"diskId,attr"`
@@ -184,20 +197,19 @@ func (a *archive) describe(ovf []byte, members map[string]bool) error {
 	if err := dec.Decode(&envelope); err != nil {
 		return fmt.Errorf("%w: its description: %w", ErrDamaged, err)
 	}
-	files := map[string]string{}
+	files, chunked := map[string]string{}, map[string]bool{}
 	for _, f := range envelope.Files {
-		files[f.ID] = f.Href
+		files[f.ID], chunked[f.ID] = f.Href, f.Chunk != ""
 	}
 	for _, d := range envelope.Disks {
-		name := path.Clean(files[d.File])
-		if plain, err := url.PathUnescape(name); err == nil && !members[name] {
-			name = plain
-		}
+		name := listedName(files[d.File], members)
 		switch {
 		case d.Parent != "":
 			return fmt.Errorf("%w: the disk %q stands on another", ErrUnsupported, d.ID)
 		case d.File == "":
 			a.empty = append(a.empty, d.ID)
+		case !members[name] && chunked[d.File]:
+			return fmt.Errorf("%w: %q is in pieces; make the archive anew without chunkSize", ErrUnsupported, name)
 		case !members[name]:
 			return fmt.Errorf("%w: %q, which its description names for the disk %q, is not in the archive", ErrDamaged, name, d.ID)
 		case slices.Contains(a.disks, name):
@@ -211,15 +223,39 @@ func (a *archive) describe(ovf []byte, members map[string]bool) error {
 
 var manifestLine = regexp.MustCompile(`^(?i:SHA-?(1|256|512)) ?\((.+)\) ?= ?([0-9A-Fa-f]+)$`)
 
-// sums reads a manifest, whose lines are as "SHA256(disk.vmdk)= 0f3a…".
-func sums(manifest []byte) map[string]sum {
+// sums reads a manifest, whose lines are as "SHA256(disk.vmdk)= 0f3a…". A line
+// that cannot be checked is refused: who wrote it counts on it.
+func sums(manifest []byte, members map[string]bool) (map[string]sum, error) {
 	out := map[string]sum{}
 	for line := range strings.SplitSeq(string(manifest), "\n") {
-		if m := manifestLine.FindStringSubmatch(strings.TrimSpace(line)); m != nil {
-			out[path.Clean(m[2])] = sum{"SHA-" + m[1], strings.ToLower(m[3])}
+		line = strings.TrimSpace(line)
+		if line == "" {
+			continue
 		}
+		m := manifestLine.FindStringSubmatch(line)
+		if m == nil {
+			return nil, fmt.Errorf("%w: its manifest's line %.200q; only SHA-1, SHA-256 and SHA-512 can be checked", ErrUnsupported, line)
+		}
+		name := listedName(m[2], members)
+		if !members[name] {
+			return nil, fmt.Errorf("%w: %.200q, which its manifest lists, is not in the archive", ErrDamaged, name)
+		}
+		if _, ok := out[name]; ok {
+			return nil, fmt.Errorf("%w: its manifest lists %.200q twice", ErrDamaged, name)
+		}
+		out[name] = sum{"SHA-" + m[1], strings.ToLower(m[3])}
 	}
-	return out
+	return out, nil
+}
+
+// listedName is the member that a description or a manifest means; they may
+// write it as a URL.
+func listedName(name string, members map[string]bool) string {
+	name = path.Clean(name)
+	if plain, err := url.PathUnescape(name); err == nil && !members[name] {
+		return plain
+	}
+	return name
 }
 
 func (s sum) hash() hash.Hash {

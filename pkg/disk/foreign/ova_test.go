@@ -110,6 +110,7 @@ func TestArchivesThatAreRefused(t *testing.T) {
 	for i := range maxMembers + 1 {
 		crowd = append(crowd, member(fmt.Sprint(i), nil))
 	}
+	chunked := bytes.ReplaceAll(description("one.img"), []byte("ovf:size"), []byte(`ovf:chunkSize="65536" ovf:size`))
 	over := bytes.ReplaceAll(description("one.img"), []byte("ovf:fileRef"), []byte(`ovf:parentRef="x" ovf:fileRef`))
 	for name, c := range map[string]struct {
 		members []tar.Header
@@ -126,12 +127,14 @@ func TestArchivesThatAreRefused(t *testing.T) {
 		"a disk over another":         {[]tar.Header{one, member("vm.ovf", over)}, ErrUnsupported, "stands on another"},
 		"one file for two disks":      {[]tar.Header{one, member("vm.ovf", description("one.img", "one.img"))}, ErrUnsupported, "two disks"},
 		"two members of one name":     {[]tar.Header{one, member("./one.img", disk("other"))}, ErrUnsupported, `two members "one.img"`},
-		"only empty disks":            {[]tar.Header{member("vm.ovf", description("", ""))}, ErrNotADisk, "without a disk"},
+		"only empty disks":            {[]tar.Header{member("vm.ovf", description("", ""))}, ErrUnsupported, "without a disk"},
+		"no disk":                     {[]tar.Header{member("notes.txt", []byte("hello"))}, ErrUnsupported, "without a disk"},
+		"a disk in pieces":            {[]tar.Header{member("one.img.000000000", disk("one")), member("vm.ovf", chunked)}, ErrUnsupported, "make the archive anew without chunkSize"},
 		"many disks":                  {many, ErrUnsupported, "17 disks"},
 		"many disks that it names":    {append(many, member("vm.ovf", description(names...))), ErrUnsupported, "17 disks"},
 		"many disks, in two archives": {[]tar.Header{member("a.img", half), member("b.img", half)}, ErrUnsupported, "more than 16 disks"},
 		"many members":                {crowd, ErrUnsupported, "1000 members"},
-		"text behind a disk":          {[]tar.Header{one, member("two.img", []byte("hello"))}, ErrNotADisk, `"two.img": this is not a disk`},
+		"text behind a disk":          {[]tar.Header{one, member("two.img", []byte("hello"))}, ErrUnsupported, `"two.img": this is not a disk`},
 	} {
 		put(t, dir, "vm.ova", ova(t, c.members...))
 		_, err := open(t, filepath.Join(dir, "vm.ova"), Auto)
@@ -154,8 +157,8 @@ func TestManifest(t *testing.T) {
 		"SHA-512":                     {"SHA512(one.img)= " + s512 + "\n", ""},
 		"as ovftool writes it":        {"SHA256(vm.ovf)= " + fmt.Sprintf("%x", sha256.Sum256(ovf)) + "\r\nSHA256(one.img)= " + s256 + "\r\n", ""},
 		"as openssl and sha1sum do":   {"SHA1 (one.img) = " + strings.ToUpper(s1), ""},
-		"of a file that is not there": {"SHA256(notes.txt)= " + other + "\n", ""},
-		"of another kind":             {"SHA3-256(one.img)= " + other + "\nhello\n", ""},
+		"of a file that is not there": {"SHA256(notes.txt)= " + other + "\n", `"notes.txt", which its manifest lists, is not in the archive`},
+		"twice":                       {"SHA256(one.img)= " + s256 + "\nSHA1(./one.img)= " + s1 + "\n", `its manifest lists "one.img" twice`},
 		"wrong SHA-1":                 {"SHA1(one.img)= " + other[:40], `"one.img" has the SHA-1 ` + s1 + ", and " + other[:40]},
 		"wrong SHA-256":               {"SHA256(one.img)= " + other, `"one.img" has the SHA-256 ` + s256},
 		"wrong SHA-512":               {"SHA512(./one.img)= " + other + other, `"one.img" has the SHA-512 ` + s512},
@@ -169,6 +172,35 @@ func TestManifest(t *testing.T) {
 			_, err := open(t, filepath.Join(dir, "vm.ova"), Auto)
 			if c.says == "" && err != nil || c.says != "" && (!errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), c.says)) {
 				t.Errorf("%s, %s: got error %v, want one that says %q", name, where, err, c.says)
+			}
+		}
+	}
+}
+
+// TestManifestOfOtherKinds: a line that cannot be checked is not passed over.
+func TestManifestOfOtherKinds(t *testing.T) {
+	dir := t.TempDir()
+	for _, line := range []string{"MD5(one.img)= 00", "SHA384(one.img)= 00", "SHA3-256(one.img)= 00", "hello"} {
+		put(t, dir, "vm.ova", ova(t, member("one.img", disk("one")), member("vm.mf", []byte("\n"+line+"\r\n"))))
+		_, err := open(t, filepath.Join(dir, "vm.ova"), Auto)
+		if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), fmt.Sprintf("line %q", line)) {
+			t.Errorf("%s: got error %v, want %v that names the line", line, err, ErrUnsupported)
+		}
+	}
+}
+
+// TestDisksOfHoles: a disk that is little but holes is taken up to a bound, and
+// refused at once beyond it.
+func TestDisksOfHoles(t *testing.T) {
+	dir := t.TempDir()
+	for size, want := range map[string]error{"1G": nil, "7T": ErrUnsupported} {
+		put(t, dir, "one.img", disk("one"))
+		tool(t, dir, "truncate", "-s", size, "one.img")
+		for _, format := range []string{"oldgnu", "posix"} {
+			tool(t, dir, "tar", "--format="+format, "-Scf", "vm.ova", "one.img")
+			_, err := open(t, filepath.Join(dir, "vm.ova"), Auto)
+			if !errors.Is(err, want) || err != nil && !strings.Contains(err.Error(), "one.img") {
+				t.Errorf("%s, %s: got error %v, want %v", size, format, err, want)
 			}
 		}
 	}

@@ -133,12 +133,12 @@ func TestMembersStayInside(t *testing.T) {
 	}{
 		"climbs out":     {[]tar.Header{member("../../climbed.img", disk)}, nil},
 		"is absolute":    {[]tar.Header{member(filepath.Join(dir, "climbed.img"), disk)}, nil},
-		"symbolic link":  {[]tar.Header{{Name: "disk.img", Typeflag: tar.TypeSymlink, Linkname: filepath.Join(dir, "secret.img")}}, ErrNotADisk},
-		"hard link":      {[]tar.Header{{Name: "disk.img", Typeflag: tar.TypeLink, Linkname: filepath.Join(dir, "secret.img")}}, ErrNotADisk},
-		"folder":         {[]tar.Header{{Name: "disk.img/", Typeflag: tar.TypeDir}}, ErrNotADisk},
-		"device":         {[]tar.Header{{Name: "disk.img", Typeflag: tar.TypeBlock, Devmajor: 8}}, ErrNotADisk},
+		"symbolic link":  {[]tar.Header{{Name: "disk.img", Typeflag: tar.TypeSymlink, Linkname: filepath.Join(dir, "secret.img")}}, ErrUnsupported},
+		"hard link":      {[]tar.Header{{Name: "disk.img", Typeflag: tar.TypeLink, Linkname: filepath.Join(dir, "secret.img")}}, ErrUnsupported},
+		"folder":         {[]tar.Header{{Name: "disk.img/", Typeflag: tar.TypeDir}}, ErrUnsupported},
+		"device":         {[]tar.Header{{Name: "disk.img", Typeflag: tar.TypeBlock, Devmajor: 8}}, ErrUnsupported},
 		"link, then it":  {[]tar.Header{{Name: "d", Typeflag: tar.TypeSymlink, Linkname: dir}, member("d/climbed.img", disk)}, nil},
-		"without a disk": {[]tar.Header{member("vm.ovf", nil), member("notes.txt", disk)}, ErrNotADisk},
+		"without a disk": {[]tar.Header{member("vm.ovf", nil), member("notes.txt", disk)}, ErrUnsupported},
 	} {
 		put(t, dir, "vm.ova", ova(t, c.members...))
 		disks, err := Open(t.Context(), filepath.Join(dir, "vm.ova"), Auto, tmp, noStep())
