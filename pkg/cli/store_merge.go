@@ -27,7 +27,7 @@ func (a *app) storeMerge() *cobra.Command {
 	var background bool
 	c := &cobra.Command{
 		Use: "merge", Short: "Shorten long chains of layers", Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions,
-		Long: `Shorten the chains of layers that have grown past their limit of eight: what
+		Long: `Shorten the chains of layers that have grown past their limit of twelve: what
 changed along such a chain is written once more as one layer, and the snapshot
 names that one from then on. Its content stays what it was.
 
@@ -37,9 +37,8 @@ is needed where such processes are killed, as in a container that ends with its
 command. It can be interrupted anywhere.`,
 		Example: "  kami store merge\n  kami store merge -o json",
 		RunE: func(c *cobra.Command, _ []string) error {
-			in := region.MergeInput{Background: background}
+			in := region.MergeInput{Grace: region.MergeGrace, Background: background}
 			if background {
-				in.Grace = region.MergeGrace
 				// A home that was removed meanwhile is not made again.
 				if _, err := os.Stat(a.flags.home); err != nil {
 					return err
@@ -62,7 +61,7 @@ command. It can be interrupted anywhere.`,
 			})
 		},
 	}
-	c.Flags().BoolVar(&background, "background", false, "leave the work to another one that waits, and the old layers to their readers for a while")
+	c.Flags().BoolVar(&background, "background", false, "leave the work to another one that waits")
 	return c
 }
 

@@ -2,6 +2,7 @@ package region
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/kamivm/kami/pkg/digest"
 	"github.com/kamivm/kami/pkg/disk"
 	"github.com/kamivm/kami/pkg/disk/foreign"
+	"github.com/kamivm/kami/pkg/snapshot"
 )
 
 // checkDisks refuses what cannot be an image's disks, and says what a person
@@ -54,6 +56,24 @@ func (r *Region) checkDisks(ctx context.Context, in ImportInput, disks *foreign.
 // importDevice is the name of an imported disk behind the root.
 func importDevice(i int) string { return fmt.Sprintf("/dev/sd%c", 'a'+i) }
 
+// relative finds the layer that the disk of a snapshot is best laid over, "" for
+// none, and holds it by the snapshot's lease. Nothing of the import's own names it
+// until then, and what is only a saving makes no import fail: one that goes before
+// it is held is none.
+func (r *Region) relative(ctx context.Context, id ami.SnapshotID, d foreign.Disk) (digest.Digest, error) {
+	found, err := r.layers.Relative(ctx, d)
+	if err == nil && found != "" {
+		err = r.mustHold(ctx, string(id), found)
+	}
+	if errors.Is(err, snapshot.ErrNotFound) {
+		return "", nil
+	}
+	if err == nil && found != "" {
+		r.progress.Note("the disk is laid over the layer %s, which is like it", found.Short())
+	}
+	return found, err
+}
+
 // adopt makes an image of disks, the first of which is the root: all of them are
 // in the image, or there is none.
 //
@@ -72,12 +92,9 @@ func (r *Region) adopt(ctx context.Context, image ami.Image, disks []foreign.Dis
 	for i, d := range disks {
 		var relative digest.Digest
 		if !alone {
-			if relative, err = r.layers.Relative(ctx, d); err != nil {
+			if relative, err = r.relative(ctx, snaps[i].SnapshotID, d); err != nil {
 				return ami.Image{}, storeError(err, "The store cannot be searched for what is like the disk.")
 			}
-		}
-		if relative != "" {
-			r.progress.Note("the disk is laid over the layer %s, which is like it", relative.Short())
 		}
 		if snaps[i], err = r.fill(ctx, snaps[i], d, relative, ami.ConsistencyStopped); err != nil {
 			return ami.Image{}, err

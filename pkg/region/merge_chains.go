@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -167,8 +168,12 @@ func (r *Region) chains(ctx context.Context) (long []chain, short map[equal]dige
 	return long, short, nil
 }
 
+// mergeTries is how often a merge is planned that was to stand on what went.
+const mergeTries = 3
+
 // mergeChain merges one chain and switches the records to the new layer. It does
-// nothing where the layer went meanwhile, with the last of its snapshots.
+// nothing where the layer went meanwhile, with the last of its snapshots. What went
+// of short it forgets, and plans without it.
 func (r *Region) mergeChain(ctx context.Context, c chain, short map[equal]digest.Digest) (MergedChain, error) {
 	lease := "merge-" + c.Digest.Short()
 	j, err := r.begin(ctx, nil, lease)
@@ -176,25 +181,19 @@ func (r *Region) mergeChain(ctx context.Context, c chain, short map[equal]digest
 		return MergedChain{}, err
 	}
 	defer j.close(ctx)
-	plan, err := r.layers.PlanMerge(c.Digest, func(l snapshot.Layer) (digest.Digest, error) {
-		blocks, err := r.layers.Blocks(ctx, l.Digest)
-		if err != nil {
-			return "", err
-		}
-		return short[equal{blocks.Content(), l.KeyID}], nil
-	})
-	if err == nil && plan.Parent() != "" {
-		err = r.mustHold(ctx, lease, plan.Parent())
-	}
 	var layer snapshot.Layer
-	if err == nil {
-		layer, err = r.mergeLayer(ctx, c, plan)
-	}
-	if err == nil {
-		err = r.mustHold(ctx, lease, layer.Digest)
-	}
-	if errors.Is(err, snapshot.ErrNotFound) {
-		return MergedChain{}, nil
+	for try := 1; ; try++ {
+		layer, err = r.mergeOnce(ctx, lease, c, short)
+		if !errors.Is(err, snapshot.ErrNotFound) {
+			break
+		}
+		if r.hasGone(c.Digest) {
+			return MergedChain{}, nil
+		}
+		if try == mergeTries {
+			break
+		}
+		maps.DeleteFunc(short, func(_ equal, d digest.Digest) bool { return r.hasGone(d) })
 	}
 	if err != nil {
 		return MergedChain{}, err
@@ -206,6 +205,35 @@ func (r *Region) mergeChain(ctx context.Context, c chain, short map[equal]digest
 		return err
 	})
 	return m, err
+}
+
+// hasGone says whether a layer is not there, or not all that it stands on.
+func (r *Region) hasGone(d digest.Digest) bool {
+	_, err := r.layers.Layer(d)
+	return errors.Is(err, snapshot.ErrNotFound)
+}
+
+// mergeOnce plans to merge a chain, does it and holds the new layer. It returns
+// ErrNotFound where the chain went, or what the new layer was to stand on.
+func (r *Region) mergeOnce(ctx context.Context, lease string, c chain, short map[equal]digest.Digest) (snapshot.Layer, error) {
+	plan, err := r.layers.PlanMerge(c.Digest, func(l snapshot.Layer) (digest.Digest, error) {
+		blocks, err := r.layers.Blocks(ctx, l.Digest)
+		if err != nil {
+			return "", err
+		}
+		return short[equal{blocks.Content(), l.KeyID}], nil
+	})
+	if err == nil && plan.Parent() != "" {
+		err = r.mustHold(ctx, lease, plan.Parent())
+	}
+	if err != nil {
+		return snapshot.Layer{}, err
+	}
+	layer, err := r.mergeLayer(ctx, c, plan)
+	if err == nil {
+		err = r.mustHold(ctx, lease, layer.Digest)
+	}
+	return layer, err
 }
 
 func (r *Region) mergeLayer(ctx context.Context, c chain, plan snapshot.Merge) (snapshot.Layer, error) {

@@ -25,11 +25,11 @@ import (
 // that is too long.
 const past = snapshot.MaxDepth
 
-// noisy is a stopped instance whose disk of 8 MiB cannot be compressed, and its
+// noisy is a stopped instance whose disk of 16 MiB cannot be compressed, and its
 // root volume.
 func noisy(t *testing.T, r *Region) (ami.Instance, ami.Volume) {
 	t.Helper()
-	const size = 8 << 20
+	const size = 16 << 20
 	b := make([]byte, size)
 	rand.New(rand.NewSource(1)).Read(b)
 	copy(b, hypervisortest.BootSector("noisy"))

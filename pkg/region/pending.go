@@ -17,16 +17,17 @@ func checkCompleted(snap ami.Snapshot) error {
 	return nil
 }
 
-// checkSnapshot refuses a snapshot that is not there or not completed.
-func checkSnapshot(tx *catalog.Tx, id ami.SnapshotID) error {
+// completedNow is a snapshot as its record is now. It refuses one that is not
+// there or not completed.
+func completedNow(tx *catalog.Tx, id ami.SnapshotID) (ami.Snapshot, error) {
 	snap, err := tx.Snapshot(id)
 	if errors.Is(err, catalog.ErrNotFound) {
-		return notFoundSnapshot(id)
+		return snap, notFoundSnapshot(id)
 	}
 	if err != nil {
-		return err
+		return snap, err
 	}
-	return checkCompleted(snap)
+	return snap, checkCompleted(snap)
 }
 
 // checkMapped checks every snapshot of a mapping.
@@ -35,7 +36,7 @@ func checkMapped(tx *catalog.Tx, mapping []ami.BlockDeviceMapping) error {
 		if m.Ebs == nil || m.Ebs.SnapshotID == "" {
 			continue
 		}
-		if err := checkSnapshot(tx, m.Ebs.SnapshotID); err != nil {
+		if _, err := completedNow(tx, m.Ebs.SnapshotID); err != nil {
 			return err
 		}
 	}
@@ -50,14 +51,23 @@ func checkAttached(v ami.Volume, id ami.InstanceID) error {
 	return nil
 }
 
-// beginVolume writes the pending record of a volume, whose snapshot must be there.
-func beginVolume(tx *catalog.Tx, v ami.Volume) error {
+// beginVolume writes the pending record of a volume, whose snapshot must be there,
+// and says on which layer it is to stand: the one that the snapshot has now, since
+// its chain may have been merged after it was looked at.
+//
+// So the layer is always named: by the snapshot up to this commit, by the volume
+// from then on. Who removes layers and looked before it saw the one, who looks
+// after it sees the other, and the head can be made without a lock.
+func (r *Region) beginVolume(tx *catalog.Tx, v *ami.Volume) error {
 	if v.SnapshotID != "" {
-		if err := checkSnapshot(tx, v.SnapshotID); err != nil {
+		snap, err := completedNow(tx, v.SnapshotID)
+		if err != nil {
 			return err
 		}
+		v.Layer = snap.Layer
 	}
-	return tx.PutVolume(v)
+	r.track(v)
+	return tx.PutVolume(*v)
 }
 
 // finishVolume writes the finished record of a volume, with the tags that it was

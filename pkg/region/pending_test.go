@@ -55,7 +55,7 @@ func TestSnapshotGoneAtTheRecord(t *testing.T) {
 		_, err := r.beginImage(t.Context(), i, nil)
 		wantCode(t, err, want)
 		wantCode(t, r.catalog.Update(t.Context(), func(tx *catalog.Tx) error {
-			return beginVolume(tx, ami.Volume{VolumeID: ami.NewVolumeID(), SnapshotID: id})
+			return r.beginVolume(tx, &ami.Volume{VolumeID: ami.NewVolumeID(), SnapshotID: id})
 		}), want)
 	}
 	if all := get(r.DescribeImages(t.Context(), DescribeInput{}))(t); len(all) > 0 {

@@ -141,7 +141,7 @@ func (r *Region) swapRoot(ctx context.Context, inst ami.Instance, snap ami.Snaps
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	v := ami.Volume{
 		VolumeID: ami.NewVolumeID(), OwnerID: r.account, VolumeType: was.VolumeType, State: ami.VolumeCreating, CreateTime: now,
-		SnapshotID: snap.SnapshotID, Layer: snap.Layer,
+		SnapshotID: snap.SnapshotID,
 		// As large as the one before, which may have grown.
 		Size: max(snap.VolumeSize, was.Size), SizeBytes: max(snap.SizeBytes, was.SizeBytes), Tags: was.Tags,
 	}
@@ -150,8 +150,7 @@ func (r *Region) swapRoot(ctx context.Context, inst ami.Instance, snap ami.Snaps
 		v.KmsKeyID = was.KmsKeyID
 	}
 	v.Encrypted = v.KmsKeyID != ""
-	r.track(&v)
-	j, err := r.begin(ctx, func(tx *catalog.Tx) error { return beginVolume(tx, v) }, string(v.VolumeID))
+	j, err := r.begin(ctx, func(tx *catalog.Tx) error { return r.beginVolume(tx, &v) }, string(v.VolumeID))
 	if err != nil {
 		return "", "", err
 	}

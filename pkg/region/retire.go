@@ -141,10 +141,6 @@ func (r *Region) DeleteSnapshot(ctx context.Context, id ami.SnapshotID, dry bool
 	if err != nil {
 		return err
 	}
-	drafted, err := r.layers.HasDraft(id)
-	if err != nil {
-		return storeError(err, "The draft of %s cannot be found.", id)
-	}
 	err = r.catalog.Update(ctx, func(tx *catalog.Tx) error {
 		users, err := tx.ImagesUsingSnapshot(id)
 		if err != nil {
@@ -157,7 +153,12 @@ func (r *Region) DeleteSnapshot(ctx context.Context, id ami.SnapshotID, dry bool
 		if dry {
 			return dryRun("delete %s", id)
 		}
-		if drafted {
+		if snap, err = tx.Snapshot(id); err != nil {
+			return notFoundOr(err, notFoundSnapshot(id))
+		}
+		// Whether there is a draft now says nothing: one may just be made. That of
+		// a snapshot which is not pending any more is noted as gone already.
+		if snap.State == ami.SnapshotPending {
 			if err := putGoneDraft(tx, id); err != nil {
 				return err
 			}
@@ -167,7 +168,7 @@ func (r *Region) DeleteSnapshot(ctx context.Context, id ami.SnapshotID, dry bool
 	if err != nil {
 		return storeError(err, "The snapshot %s cannot be deleted.", id)
 	}
-	if drafted {
+	if snap.State == ami.SnapshotPending {
 		r.removeDraft(ctx, id, "")
 	}
 	if _, err := r.dropLayers(ctx, snap.Layer); err != nil {

@@ -210,8 +210,8 @@ func (r *Region) runOne(ctx context.Context, inst ami.Instance, image ami.Image,
 	}
 	ids := []string{string(inst.InstanceID)}
 	j, err := r.begin(ctx, func(tx *catalog.Tx) error {
-		for _, v := range vols {
-			if err := beginVolume(tx, v); err != nil {
+		for i := range vols {
+			if err := r.beginVolume(tx, &vols[i]); err != nil {
 				return err
 			}
 		}
@@ -255,8 +255,8 @@ func (r *Region) runOne(ctx context.Context, inst ami.Instance, image ami.Image,
 	return inst, storeError(err, "The instance %s cannot be recorded.", inst.InstanceID)
 }
 
-// planVolumes turns the mapping into volume records, and fills in the devices
-// of the instance.
+// planVolumes turns the mapping into volume records, which beginVolume completes,
+// and fills in the devices of the instance.
 func (r *Region) planVolumes(ctx context.Context, inst *ami.Instance, mapping []ami.BlockDeviceMapping, now time.Time) ([]ami.Volume, error) {
 	var vols []ami.Volume
 	for _, m := range mapping {
@@ -280,7 +280,7 @@ func (r *Region) planVolumes(ctx context.Context, inst *ami.Instance, mapping []
 				if snap, err = r.snapshot(ctx, m.Ebs.SnapshotID); err != nil {
 					return nil, err
 				}
-				v.SnapshotID, v.Layer, v.Size, v.SizeBytes = snap.SnapshotID, snap.Layer, snap.VolumeSize, snap.SizeBytes
+				v.SnapshotID, v.Size, v.SizeBytes = snap.SnapshotID, snap.VolumeSize, snap.SizeBytes
 			}
 			if s := m.Ebs.VolumeSize; s != nil && *s*gib > v.SizeBytes && *s > v.Size {
 				v.Size, v.SizeBytes = *s, *s*gib
@@ -290,7 +290,6 @@ func (r *Region) planVolumes(ctx context.Context, inst *ami.Instance, mapping []
 			}
 			v.Encrypted = v.KmsKeyID != ""
 		}
-		r.track(&v)
 		v.Attachments = []ami.VolumeAttachment{{
 			VolumeID: v.VolumeID, InstanceID: inst.InstanceID, Device: m.DeviceName,
 			State: "attached", DeleteOnTermination: del, AttachTime: now,

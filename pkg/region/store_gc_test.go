@@ -333,6 +333,38 @@ func TestLeftFiles(t *testing.T) {
 	}
 }
 
+// So are the locks of work whose process was killed before it had a lease, and not
+// those of work under way, nor the places where merges wait.
+func TestLeftLocksOfWork(t *testing.T) {
+	t.Parallel()
+	r, _ := open(t)
+	lock := func(id string) string { return "tmp/" + id + ".lock" }
+	d, id := digest.Of(nil), ami.NewSnapshotID()
+	left := []string{
+		lock(builderPrefix + string(ami.NewInstanceID())), lock(draftPrefix + string(id)), lock("merge-" + d.Short()), lock("token-" + d.Hex()),
+	}
+	stays := []string{lock("merge"), lock("merge-next"), lock("draft-of-mine"), lock("power-" + string(ami.NewInstanceID()))}
+	leased, young := draftPrefix+string(ami.NewSnapshotID()), lock("merge-"+digest.Of([]byte("young")).Short())
+	held := lock("token-" + digest.Of([]byte("held")).Hex())
+	j, err := r.begin(t.Context(), nil, leased)
+	must(t, err)
+	for _, path := range slices.Concat(left, stays, []string{young, held}) {
+		must(t, os.WriteFile(r.path(path), []byte("x"), 0o600))
+	}
+	makeOld(t, r, slices.Concat(left, stays, []string{held, lock(leased)})...)
+	l, free, err := durable.TryLock(r.path(held))
+	if must(t, err); !free {
+		t.Fatal("the lock is held")
+	}
+	defer l.Unlock()
+	wantPlan(t, get(r.CollectGarbage(t.Context(), false))(t), left, nil)
+	for _, path := range append(stays, young, held, lock(leased)) {
+		_, err := os.Stat(r.path(path))
+		must(t, err)
+	}
+	j.close(t.Context())
+}
+
 // A plan can be kept as text and carried out: what is not in it stays.
 func TestPlanAsText(t *testing.T) {
 	t.Parallel()

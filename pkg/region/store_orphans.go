@@ -2,6 +2,7 @@ package region
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"io/fs"
 	"os"
@@ -208,10 +209,23 @@ func (r *Region) leftLocks(ctx context.Context, leased map[string]bool) (out []G
 	return out, nil
 }
 
-// isGone says whether id is that of an object without a record. What is no id of
-// a kind that has them is not gone.
+// isGone says whether id is that of an object without a record, or of a piece of
+// work, which is over when nobody has its lock or lease. What is neither is not
+// gone: the places to wait for a merge, say, are there for good.
 func (r *Region) isGone(ctx context.Context, id string) bool {
-	kind, _, _ := strings.Cut(id, "-")
+	kind, of, _ := strings.Cut(id, "-")
+	var err error
+	switch kind {
+	case "merge", "token": // of a layer, of what a client token names
+		_, err = hex.DecodeString(of)
+		return err == nil && of != ""
+	case "draft": // of one that is being completed
+		_, err = ami.ParseSnapshotID(of)
+		return err == nil
+	case "build":
+		_, err = ami.ParseInstanceID(of)
+		return err == nil
+	}
 	return r.lacks(ctx, func(tx *catalog.Tx) (err error) {
 		switch kind {
 		case "ami":

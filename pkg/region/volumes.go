@@ -53,7 +53,7 @@ func (r *Region) CreateVolume(ctx context.Context, in CreateVolumeInput) (ami.Vo
 		if in.Size != 0 && in.Size < snap.VolumeSize {
 			return ami.Volume{}, ami.Errorf(ami.CodeInvalidParameterValue, "The size %d GiB is smaller than the snapshot's %d GiB.", in.Size, snap.VolumeSize)
 		}
-		v.SnapshotID, v.Layer = snap.SnapshotID, snap.Layer
+		v.SnapshotID = snap.SnapshotID
 		if in.Size <= snap.VolumeSize {
 			v.Size, v.SizeBytes = snap.VolumeSize, snap.SizeBytes
 		}
@@ -65,8 +65,7 @@ func (r *Region) CreateVolume(ctx context.Context, in CreateVolumeInput) (ami.Vo
 	if in.DryRun {
 		return ami.Volume{}, dryRun("create a volume of %d GiB", v.Size)
 	}
-	r.track(&v)
-	j, err := r.begin(ctx, func(tx *catalog.Tx) error { return beginVolume(tx, v) }, string(v.VolumeID))
+	j, err := r.begin(ctx, func(tx *catalog.Tx) error { return r.beginVolume(tx, &v) }, string(v.VolumeID))
 	if err != nil {
 		return ami.Volume{}, storeError(err, "The volume cannot be recorded.")
 	}
