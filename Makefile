@@ -34,8 +34,9 @@ e2e: setup ## only the real guests
 race: ## unit tests under the race detector
 	$(TEST) -race -timeout 20m $(UNITS)
 
-bench: setup build ## kami beside the bare tools, into docs/benchmarks.md
-	$(WITH) $(GO) run $(TAGS) -buildvcs=false ./test/bench -kami bin/kami -out docs/benchmarks.md
+bench: setup build ## kami beside the bare tools, into docs/benchmarks.md (ONLY=part,part)
+	@hack/setup.sh bench
+	$(WITH) $(GO) run $(TAGS) -buildvcs=false ./test/bench -kami bin/kami -out docs/benchmarks.md -only '$(ONLY)'
 
 lint: ## gofumpt, golangci-lint, shell syntax
 	@hack/lint.sh

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that kami needs and that are missing. It asks
 # nothing and prints what it does. As root it installs; as an ordinary user it
-# says what is missing and how to get it, and succeeds when nothing is.
+# says what is missing and how to get it, and succeeds when nothing is. With the
+# argument "bench" it looks after what kami is measured beside, too.
 set -euo pipefail
 
 # What each is for:
@@ -20,6 +21,9 @@ packages=(
   # compiling kami: cgo for libvirt, which is loaded at run time
   gcc libc6-dev make
 )
+if [ "${1:-}" = bench ]; then
+  packages+=(restic casync borgbackup)
+fi
 
 say() { printf 'setup: %s\n' "$*"; }
 

@@ -1,16 +1,17 @@
 // Command bench runs kami beside the bare tools, turn by turn in one run on one
 // machine, and prints ratios: numbers of one machine alone say little on
-// another. It asserts nothing; docs/benchmarks.md keeps the last table with the
-// machine and the versions.
+// another. It asserts nothing. What was measured is kept in docs/benchmarks.json,
+// part by part with the machine and the versions, so that a run of some parts
+// measures anew only these; docs/benchmarks.md and its charts are drawn from it.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -18,9 +19,9 @@ import (
 
 func main() {
 	kami := flag.String("kami", "bin/kami", "the binary to measure")
-	out := flag.String("out", "", "write the report to this file too")
+	out := flag.String("out", "", "page to write, with its rows (.json) and charts beside it")
 	rounds := flag.Int("rounds", 5, "how often each side runs; the median counts")
-	only := flag.String("only", "", "comma-separated: list,launch,import,image; empty is all")
+	only := flag.String("only", "", "comma-separated parts: "+strings.Join(partNames(), ",")+"; empty is all")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -30,15 +31,53 @@ func main() {
 	}
 }
 
-// row is one comparison.
-type row struct {
-	what       string
-	kami, bare string // measured
-	ratio      string
-	want       string // what was asked for
+// part is what runs, and is measured anew, as one.
+type part struct {
+	name string
+	run  func(*bench, context.Context) ([]row, []chart, error)
+}
+
+// parts in the order of the page.
+func parts() []part {
+	return []part{
+		{"list", (*bench).list},
+		{"launch", (*bench).launch},
+		{"layer", (*bench).fullLayer},
+		{"second", (*bench).secondLayer},
+		{"verify", (*bench).verify},
+		{"image", (*bench).createImage},
+		{"lineage", (*bench).lineage},
+		{"boot", (*bench).boot},
+		{"scratch", (*bench).scratch},
+		{"memory", (*bench).memory},
+		{"hundred", (*bench).hundred},
+	}
+}
+
+func partNames() []string {
+	var names []string
+	for _, p := range parts() {
+		names = append(names, p.name)
+	}
+	return names
 }
 
 func run(ctx context.Context, bin, out string, rounds int, only string) (err error) {
+	chosen := partNames()
+	if only != "" {
+		chosen = strings.Split(only, ",")
+	}
+	for _, name := range chosen {
+		if !slices.Contains(partNames(), name) {
+			return fmt.Errorf("there is no part %q, only %s", name, strings.Join(partNames(), ", "))
+		}
+	}
+	page := page{}
+	if out != "" {
+		if page, err = readPage(out); err != nil {
+			return err
+		}
+	}
 	b, err := newBench(bin, rounds)
 	if err != nil {
 		return err
@@ -48,76 +87,36 @@ func run(ctx context.Context, bin, out string, rounds int, only string) (err err
 			err = cerr
 		}
 	}()
-	parts := []struct {
-		name string
-		run  func(context.Context) ([]row, error)
-	}{
-		{"list", b.list},
-		{"launch", b.launch},
-		{"import", b.importDisk},
-		{"image", b.createImage},
-	}
-	var rows []row
-	for _, p := range parts {
-		if only != "" && !slices.Contains(strings.Split(only, ","), p.name) {
+	var failed []error
+	for _, p := range parts() {
+		if !slices.Contains(chosen, p.name) {
 			continue
 		}
-		fmt.Fprintf(os.Stderr, "bench: %s\n", p.name)
-		more, err := p.run(ctx)
-		if err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
+		start := time.Now()
+		b.say("%s", p.name)
+		b.forgetPeak()
+		rows, charts, err := p.run(b, ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
-		rows = append(rows, more...)
+		if err != nil {
+			// The other parts are worth having.
+			b.say("%s failed: %v", p.name, err)
+			failed = append(failed, fmt.Errorf("%s: %w", p.name, err))
+			continue
+		}
+		page.put(result{
+			Part: p.name, Rows: rows, Charts: charts, Rounds: b.rounds, Peak: b.peak,
+			Seconds: time.Since(start).Seconds(), Date: time.Now().UTC().Format(time.DateOnly),
+			Machine: machine(), Versions: b.versions(ctx),
+		})
+		if out == "" {
+			continue
+		}
+		if err := page.write(out); err != nil {
+			return err
+		}
 	}
-	text := report(ctx, b, rows)
-	fmt.Println(text)
-	if out == "" {
-		return nil
-	}
-	return os.WriteFile(out, []byte(text+"\n"), 0o644)
-}
-
-// bench has a home of its own and the images that it measures with.
-type bench struct {
-	bin, dir string
-	rounds   int
-}
-
-func newBench(bin string, rounds int) (*bench, error) {
-	bin, err := filepath.Abs(bin)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := os.MkdirTemp("/tmp", "kami-bench-")
-	if err != nil {
-		return nil, err
-	}
-	return &bench{bin: bin, dir: dir, rounds: max(rounds, 1)}, os.Chmod(dir, 0o711)
-}
-
-func (b *bench) close() error {
-	left, err := b.kami(context.Background(), "instance", "list", "--filter", "instance-state-name=pending,running,stopping,stopped", "-o", "id")
-	if ids := strings.Fields(left); err == nil && len(ids) > 0 {
-		_, err = b.kami(context.Background(), append([]string{"instance", "terminate"}, ids...)...)
-	}
-	if rerr := os.RemoveAll(b.dir); err == nil {
-		err = rerr
-	}
-	return err
-}
-
-// median of the durations.
-func median(d []time.Duration) time.Duration {
-	d = slices.Clone(d)
-	slices.Sort(d)
-	return d[len(d)/2]
-}
-
-func seconds(d time.Duration) string { return fmt.Sprintf("%.3f s", d.Seconds()) }
-
-func ratio(a, b time.Duration) string {
-	if b <= 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%.2f", a.Seconds()/b.Seconds())
+	fmt.Println(page.terminal())
+	return errors.Join(failed...)
 }
