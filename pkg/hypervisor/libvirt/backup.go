@@ -37,6 +37,11 @@ func (d *Driver) Backup(ctx context.Context, id ami.InstanceID, b hypervisor.Bac
 		if err == nil {
 			err = d.beginBackup(dom, b, plan)
 		}
+		if isLeftRunning(err) {
+			if err = (monitor{dom}).endLeft(ctx); err == nil {
+				err = d.beginBackup(dom, b, plan)
+			}
+		}
 		if err != nil { // nobody will ask for the bitmap that was begun
 			err = errors.Join(err, dropNext(dom, b.Next, plan))
 		}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"libvirt.org/go/libvirt"
@@ -30,7 +31,9 @@ const (
 // Driver is a connection to one libvirt.
 type Driver struct {
 	uri     string
+	mending sync.RWMutex // held for writing while conn is made anew
 	conn    *libvirt.Connect
+	closed  atomic.Bool
 	tidying sync.WaitGroup // what goes on behind views
 }
 
@@ -126,16 +129,49 @@ func call[T any](ctx context.Context, fn func() (T, error)) (T, error) {
 }
 
 // ask is call on the driver's connection, which lives until the call has
-// returned even if the driver is closed before.
+// returned even if the driver is closed before, and is made anew where it has
+// broken: libvirt was restarted, and its guests live on.
 func ask[T any](ctx context.Context, d *Driver, fn func() (T, error)) (T, error) {
 	return call(ctx, func() (T, error) {
+		var zero T
+		if err := d.mend(); err != nil {
+			return zero, err
+		}
+		d.mending.RLock()
+		defer d.mending.RUnlock()
 		if err := d.conn.Ref(); err != nil {
-			var zero T
 			return zero, err
 		}
 		defer d.conn.Close()
 		return fn()
 	})
+}
+
+// mend connects anew where the connection has broken. What was under way on the
+// old one has failed, or is about to.
+func (d *Driver) mend() error {
+	whole := func() bool {
+		alive, err := d.conn.IsAlive()
+		return alive || err != nil || d.closed.Load() // what was closed stays so
+	}
+	d.mending.RLock()
+	ok := whole()
+	d.mending.RUnlock()
+	if ok {
+		return nil
+	}
+	d.mending.Lock()
+	defer d.mending.Unlock()
+	if whole() {
+		return nil
+	}
+	conn, err := libvirt.NewConnect(d.uri)
+	if err != nil {
+		return err
+	}
+	d.conn.Close()
+	d.conn = conn
+	return nil
 }
 
 // run is ask for what returns nothing.
@@ -178,6 +214,9 @@ func (d *Driver) URI() string { return d.uri }
 
 // Close closes the connection; guests live on.
 func (d *Driver) Close() error {
+	d.closed.Store(true)
+	d.mending.RLock()
+	defer d.mending.RUnlock()
 	_, err := d.conn.Close()
 	return err
 }
