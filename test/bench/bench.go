@@ -89,6 +89,9 @@ func command(ctx context.Context, name string, args ...string) (string, error) {
 func finish(cmd *exec.Cmd) (text string, peak int64, err error) {
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
+	// An interrupted command may undo what it began.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 30 * time.Second
 	err = cmd.Run()
 	if cmd.ProcessState != nil {
 		if use, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {

@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -23,7 +24,7 @@ func main() {
 	rounds := flag.Int("rounds", 5, "how often each side runs; the median counts")
 	only := flag.String("only", "", "comma-separated parts: "+strings.Join(partNames(), ",")+"; empty is all")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *kami, *out, *rounds, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
