@@ -37,13 +37,18 @@ func newBench(bin string, rounds int) (*bench, error) {
 	return &bench{bin: bin, dir: dir, rounds: max(rounds, 1), start: time.Now()}, os.Chmod(dir, 0o711)
 }
 
-// close ends the guests of all homes, also after an interrupt.
 func (b *bench) close() error {
+	// Also after an interrupt.
+	return errors.Join(b.endAllGuests(context.Background()), os.RemoveAll(b.dir))
+}
+
+// endAllGuests ends what is left in any home.
+func (b *bench) endAllGuests(ctx context.Context) error {
 	regions, err := filepath.Glob(filepath.Join(b.dir, "*", "regions"))
 	for _, r := range regions {
-		err = errors.Join(err, b.endGuests(context.Background(), filepath.Dir(r)))
+		err = errors.Join(err, b.endGuests(ctx, filepath.Dir(r)))
 	}
-	return errors.Join(err, os.RemoveAll(b.dir))
+	return err
 }
 
 func (b *bench) endGuests(ctx context.Context, home string) error {

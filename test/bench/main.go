@@ -73,9 +73,9 @@ func run(ctx context.Context, bin, out string, rounds int, only string) (err err
 			return fmt.Errorf("there is no part %q, only %s", name, strings.Join(partNames(), ", "))
 		}
 	}
-	page := page{}
+	var known page
 	if out != "" {
-		if page, err = readPage(out); err != nil {
+		if known, err = readPage(out); err != nil {
 			return err
 		}
 	}
@@ -103,21 +103,20 @@ func run(ctx context.Context, bin, out string, rounds int, only string) (err err
 		if err != nil {
 			// The other parts are worth having.
 			b.say("%s failed: %v", p.name, err)
-			failed = append(failed, fmt.Errorf("%s: %w", p.name, err))
+			failed = append(failed, fmt.Errorf("%s: %w", p.name, err), b.endAllGuests(ctx))
 			continue
 		}
-		page.put(result{
+		r := result{
 			Part: p.name, Rows: rows, Charts: charts, Rounds: b.rounds, Peak: b.peak,
 			Seconds: time.Since(start).Seconds(), Date: time.Now().UTC().Format(time.DateOnly),
 			Machine: machine(), Versions: b.versions(ctx),
-		})
-		if out == "" {
-			continue
 		}
-		if err := page.write(out); err != nil {
+		if out == "" {
+			known.put(r)
+		} else if known, err = putPage(out, r); err != nil {
 			return err
 		}
 	}
-	fmt.Println(page.terminal())
+	fmt.Println(known.terminal())
 	return errors.Join(failed...)
 }

@@ -53,6 +53,17 @@ func (p *page) put(r result) {
 	})
 }
 
+// putPage puts a part's result on the page at out, where another run may have put
+// one of another part meanwhile.
+func putPage(out string, r result) (page, error) {
+	p, err := readPage(out)
+	if err != nil {
+		return p, err
+	}
+	p.put(r)
+	return p, p.write(out)
+}
+
 // write writes the page at out, its rows and its charts.
 func (p page) write(out string) error {
 	text, err := json.MarshalIndent(p, "", "  ")

@@ -70,12 +70,7 @@ func TestPage(t *testing.T) {
 		{Part: "list", Rows: []row{{Name: "l", What: "a list", Kami: 1, Unit: inSeconds, Of: ofKami, Most: 0.1}}, Machine: "one"},
 		{Part: "memory", Rows: []row{{Name: "m", What: "new", Kami: 1, Unit: inBytes, Of: ofKami, Most: 2}}, Machine: "two", Charts: []chart{sizes}},
 	} {
-		p, err := readPage(out)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.put(r)
-		if err := p.write(out); err != nil {
+		if _, err := putPage(out, r); err != nil {
 			t.Fatal(err)
 		}
 	}
