@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -57,6 +58,10 @@ func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e))
 
 // Main runs the command line and returns the exit status.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	// Most commands are over before it pays to collect anything; the limit has
+	// those that go on for long collect all the same.
+	debug.SetGCPercent(gcPercent)
+	debug.SetMemoryLimit(memoryLimit)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	go func() { // a second interrupt ends the program at once
@@ -75,6 +80,11 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	return a.report(asUsage(c, err))
 }
+
+const (
+	gcPercent   = 400
+	memoryLimit = 160 << 20 // bytes; soft
+)
 
 // report writes an error for a person and returns the exit status.
 func (a *app) report(err error) int {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -150,8 +151,12 @@ func (f *file) readCluster(p []byte, entry uint64, in int64) error {
 		return nil
 	}
 	f.mu.Unlock()
-	data, err := f.decompress(entry)
-	if err != nil {
+	cluster := 1 << f.info.ClusterBits
+	if len(p) == cluster { // nobody will ask for the rest of it
+		return f.decompress(p, entry)
+	}
+	data := make([]byte, cluster)
+	if err := f.decompress(data, entry); err != nil {
 		return err
 	}
 	copy(p, data[in:])
@@ -161,37 +166,40 @@ func (f *file) readCluster(p []byte, entry uint64, in int64) error {
 	return nil
 }
 
-func (f *file) decompress(entry uint64) ([]byte, error) {
-	cluster := 1 << f.info.ClusterBits
+// packed holds the buffers that compressed clusters are read into.
+var packed = sync.Pool{New: func() any { return new([]byte) }} //nolint:gochecknoglobals // what is in it says nothing
+
+// decompress fills data, which has a cluster's size.
+func (f *file) decompress(data []byte, entry uint64) error {
 	shift := 62 - (f.info.ClusterBits - 8)
 	at := int64(entry & (1<<shift - 1))
 	sectors := int64(entry&^(entryCopied|entryCompressed)>>shift) + 1
 	n := min(sectors*512-at%512, f.size-at)
 	if at >= f.size || n <= 0 {
-		return nil, corrupt("a compressed cluster at %d lies outside the file", at)
+		return corrupt("a compressed cluster at %d lies outside the file", at)
 	}
-	packed := make([]byte, n)
-	if _, err := f.f.ReadAt(packed, at); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("reading a compressed cluster: %w", err)
+	buf := packed.Get().(*[]byte)
+	defer packed.Put(buf)
+	*buf = slices.Grow((*buf)[:0], int(n))[:n]
+	if _, err := f.f.ReadAt(*buf, at); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("reading a compressed cluster: %w", err)
 	}
 	if f.info.Compression == compressionZlib {
-		data := make([]byte, cluster)
-		r := flate.NewReader(bytes.NewReader(packed))
-		if _, err := io.ReadFull(r, data); err != nil {
-			return nil, corrupt("a compressed cluster at %d: %v", at, err)
+		if _, err := io.ReadFull(flate.NewReader(bytes.NewReader(*buf)), data); err != nil {
+			return corrupt("a compressed cluster at %d: %v", at, err)
 		}
-		return data, nil
+		return nil
 	}
 	// What stands behind the frame in its last sector is not its own.
-	size, err := frameSize(packed)
+	size, err := frameSize(*buf)
 	if err != nil {
-		return nil, corrupt("a compressed cluster at %d: %v", at, err)
+		return corrupt("a compressed cluster at %d: %v", at, err)
 	}
-	data, err := f.zstd.DecodeAll(packed[:size], make([]byte, 0, cluster))
-	if err != nil || len(data) != cluster {
-		return nil, corrupt("a compressed cluster at %d of %d bytes: %v", at, len(data), err)
+	out, err := f.zstd.DecodeAll((*buf)[:size], data[:0:len(data)])
+	if err != nil || len(out) != len(data) {
+		return corrupt("a compressed cluster at %d of %d bytes: %v", at, len(out), err)
 	}
-	return data, nil
+	return nil
 }
 
 // frameSize finds the end of a zstd frame by its block headers (RFC 8878, 3.1.1).

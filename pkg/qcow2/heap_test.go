@@ -90,7 +90,7 @@ func TestWhatIsStoredIsNotHeld(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := uint32(0)
-	for w := s.index.walk(); w.more; w.step() {
+	for w := s.index.walk(geometry{}); w.more; w.step() {
 		if w.cluster != n || w.packed != allocZero {
 			t.Fatalf("the cluster %d comes back as %d of %d bytes", n, w.cluster, w.packed)
 		}

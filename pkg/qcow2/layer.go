@@ -11,7 +11,7 @@ import (
 	"runtime"
 	"sync"
 
-	"github.com/klauspost/compress/zstd"
+	"github.com/DataDog/zstd"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kamivm/kami/pkg/digest"
@@ -139,12 +139,8 @@ func (lw *layerWriter) run(ctx context.Context) error {
 	})
 	for range workers {
 		g.Go(func() error {
-			enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest),
-				zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true))
-			if err != nil {
-				return err
-			}
-			buf, under := make([]byte, BlockSize), make([]byte, BlockSize)
+			enc := zstd.NewCtx()
+			buf, under := make([]byte, BlockSize), make([]byte, ClusterSize)
 			for wk := range todo {
 				wk.done <- lw.deal(wk, enc, buf, under)
 			}
@@ -187,8 +183,12 @@ func (lw *layerWriter) collect(ctx context.Context, wk *work) error {
 	return err
 }
 
+// zstdLevel is the level that clusters are compressed at. It is part of the
+// layer's format, as is the library's version: both decide on a layer's bytes.
+const zstdLevel = 2
+
 // maxPacked is more than a block of clusters can take when compressed, in bytes:
-// zstd adds a few bytes to what it cannot compress.
+// zstd adds a few bytes to what it cannot compress, and wants room for more.
 const maxPacked = BlockSize + perBlock*1024
 
 // buffer returns the room for a block's compressed clusters.
@@ -261,36 +261,39 @@ func (lw *layerWriter) plan(ctx context.Context, emit func(*work) error) error {
 }
 
 // deal reads one block and finds what of it has to be stored.
-func (lw *layerWriter) deal(wk *work, enc *zstd.Encoder, buf, under []byte) error {
-	off := wk.block * BlockSize
-	clear(buf)
+func (lw *layerWriter) deal(wk *work, enc zstd.Ctx, buf, under []byte) error {
+	off, n := wk.block*BlockSize, int64(0)
 	if wk.state != [perBlock]ExtentState{Zero, Zero, Zero, Zero, Zero, Zero, Zero, Zero} {
-		n := min(BlockSize, lw.src.Size()-off)
+		n = min(BlockSize, lw.src.Size()-off)
 		if got, err := lw.src.ReadAt(buf[:n], off); err != nil && !(errors.Is(err, io.EOF) && int64(got) == n) {
 			return fmt.Errorf("reading the disk at %d: %w", off, err)
 		}
 	}
+	clear(buf[n:])
 	if !isZero(buf) {
 		wk.sum = sha256.Sum256(buf)
 	}
-	if lw.parent != nil {
-		if lw.parent.Blocks.raw(wk.block) == wk.sum {
-			return nil
-		}
-		if err := readPadded(lw.parent.Image, under, off); err != nil {
-			return fmt.Errorf("reading the parent at %d: %w", off, err)
-		}
+	if lw.parent != nil && lw.parent.Blocks.raw(wk.block) == wk.sum {
+		return nil
 	}
 	for c := range perBlock {
 		at := off + int64(c)*ClusterSize
 		if at >= lw.src.Size() {
 			break
 		}
+		if wk.state[c] == Unallocated { // the block was read for its digest
+			continue
+		}
 		data := buf[c*ClusterSize : (c+1)*ClusterSize]
+		if lw.parent != nil {
+			if err := readPadded(lw.parent.Image, under, at); err != nil {
+				return fmt.Errorf("reading the parent at %d: %w", at, err)
+			}
+		}
 		a := alloc{cluster: uint32(at / ClusterSize)}
 		zero := isZero(data)
 		switch {
-		case lw.parent == nil && zero, lw.parent != nil && bytes.Equal(data, under[c*ClusterSize:(c+1)*ClusterSize]):
+		case lw.parent == nil && zero, lw.parent != nil && bytes.Equal(data, under):
 			continue
 		case zero:
 			a.packed = allocZero
@@ -303,13 +306,16 @@ func (lw *layerWriter) deal(wk *work, enc *zstd.Encoder, buf, under []byte) erro
 		start := len(*wk.buf)
 		a.packed = allocPlain
 		if lw.stage.enc == nil {
-			*wk.buf = enc.EncodeAll(data, *wk.buf)
-			if n := len(*wk.buf) - start; n < allocPlain {
-				a.packed = uint16(n)
+			packed, err := enc.CompressLevel((*wk.buf)[start:], data, zstdLevel)
+			if err != nil {
+				return fmt.Errorf("compressing the disk at %d: %w", at, err)
+			}
+			if n := len(packed); n < allocPlain {
+				a.packed, *wk.buf = uint16(n), (*wk.buf)[:start+n]
 			}
 		}
 		if a.packed == allocPlain {
-			*wk.buf = append((*wk.buf)[:start], data...)
+			*wk.buf = append(*wk.buf, data...)
 		}
 		wk.allocs, wk.data = append(wk.allocs, a), append(wk.data, (*wk.buf)[start:])
 	}

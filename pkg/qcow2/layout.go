@@ -16,14 +16,35 @@ import (
 	"github.com/kamivm/kami/pkg/digest"
 )
 
-// stage collects stored clusters in guest order until the tables' size is known.
+// stage collects stored clusters until the tables' size is known: those that are
+// compressed, which lie side by side, and apart from them those that are stored as
+// they are, which have to begin where a cluster does. Both are in guest order.
 type stage struct {
-	f     *os.File
-	w     *bufio.Writer
-	enc   *Encryption // of the layer, nil for none; then the stage is veiled
-	veil  *veil
-	at    int64 // of the next byte, relative to the start of the data
-	index index
+	enc    *Encryption // of the layer, nil for none; then nothing is compressed, and plain is veiled
+	veil   *veil
+	packed spool
+	plain  spool
+	index  index
+}
+
+// spool is a file that is written once, then read.
+type spool struct {
+	f *os.File
+	w *bufio.Writer
+	n int64 // bytes
+}
+
+func newSpool(beside *os.File) (s spool, err error) {
+	if s.f, err = unlinked(beside); err == nil {
+		s.w = bufio.NewWriterSize(s.f, 256<<10)
+	}
+	return s, err
+}
+
+func (s *spool) add(p []byte) error {
+	n, err := s.w.Write(p)
+	s.n += int64(n)
+	return err
 }
 
 func newStage(beside *os.File, enc *Encryption) (s *stage, err error) {
@@ -34,31 +55,33 @@ func newStage(beside *os.File, enc *Encryption) (s *stage, err error) {
 			s, err = nil, fmt.Errorf("staging a layer: %w", err)
 		}
 	}()
-	if s.f, err = unlinked(beside); err != nil {
+	if s.packed, err = newSpool(beside); err != nil {
+		return s, err
+	}
+	if s.plain, err = newSpool(beside); err != nil {
 		return s, err
 	}
 	if s.index.f, err = unlinked(beside); err != nil {
 		return s, err
 	}
 	s.index.w = bufio.NewWriterSize(s.index.f, 64<<10)
-	out := io.Writer(s.f)
 	if enc != nil {
-		if s.veil, err = newVeil(s.f); err != nil {
+		if s.veil, err = newVeil(s.plain.f); err != nil {
 			return s, err
 		}
-		out = s.veil
+		s.plain.w.Reset(s.veil)
 	}
-	s.w = bufio.NewWriterSize(out, 1<<20)
 	return s, nil
 }
 
 func (s *stage) close() {
-	s.f.Close()
+	s.packed.f.Close()
+	s.plain.f.Close()
 	s.index.f.Close()
 }
 
 func (s *stage) flush() error {
-	if err := errors.Join(s.w.Flush(), s.index.w.Flush()); err != nil {
+	if err := errors.Join(s.packed.w.Flush(), s.plain.w.Flush(), s.index.w.Flush()); err != nil {
 		return fmt.Errorf("staging a layer: %w", err)
 	}
 	return nil
@@ -66,26 +89,18 @@ func (s *stage) flush() error {
 
 func (s *stage) add(allocs []alloc, data [][]byte) error {
 	for _, a := range allocs {
-		if err := s.index.add(a); err != nil {
-			return fmt.Errorf("staging a layer: %w", err)
-		}
-		if a.packed == allocZero {
-			continue
-		}
-		if a.packed == allocPlain {
-			pad := -s.at & (ClusterSize - 1)
-			for n := pad; n > 0; n -= min(n, int64(len(zeros))) {
-				if _, err := s.w.Write(zeros[:min(n, int64(len(zeros)))]); err != nil {
-					return fmt.Errorf("staging a layer: %w", err)
-				}
+		err := s.index.add(a)
+		if err == nil && a.packed != allocZero {
+			to := &s.packed
+			if a.packed == allocPlain {
+				to = &s.plain
 			}
-			s.at += pad
+			err = to.add(data[0])
+			data = data[1:]
 		}
-		if _, err := s.w.Write(data[0]); err != nil {
+		if err != nil {
 			return fmt.Errorf("staging a layer: %w", err)
 		}
-		s.at += int64(len(data[0]))
-		data = data[1:]
 	}
 	return nil
 }
@@ -97,7 +112,8 @@ type geometry struct {
 	refBlock, refBlocks int64
 	l1, l1Clusters      int64
 	l2, l2Tables        int64
-	data, dataClusters  int64
+	data, dataClusters  int64 // what is compressed
+	plain, plains       int64
 	l1Entries           int64
 	total               int64
 }
@@ -112,14 +128,15 @@ func (s *stage) geometry(size int64) geometry {
 	g := geometry{l1Entries: (size + l2Entries*ClusterSize - 1) / (l2Entries * ClusterSize)}
 	g.l1Clusters = (g.l1Entries*8 + ClusterSize - 1) / ClusterSize
 	g.l2Tables = int64(len(s.index.tables))
-	g.dataClusters = (s.at + ClusterSize - 1) / ClusterSize
+	g.dataClusters = (s.packed.n + ClusterSize - 1) / ClusterSize
+	g.plains = s.plain.n / ClusterSize
 	g.luks = 1
 	if s.enc != nil {
 		g.luksClusters = (s.enc.length + ClusterSize - 1) / ClusterSize
 	}
 	// The refcounts count themselves, so their size is found by trying.
 	for g.refTables, g.refBlocks = 1, 1; ; {
-		g.total = g.luks + g.luksClusters + g.refTables + g.refBlocks + g.l1Clusters + g.l2Tables + g.dataClusters
+		g.total = g.luks + g.luksClusters + g.refTables + g.refBlocks + g.l1Clusters + g.l2Tables + g.dataClusters + g.plains
 		blocks := (g.total + refsPerBlock - 1) / refsPerBlock
 		tables := (blocks + refBlocksTable - 1) / refBlocksTable
 		if blocks == g.refBlocks && tables == g.refTables {
@@ -132,6 +149,7 @@ func (s *stage) geometry(size int64) geometry {
 	g.l1 = g.refBlock + g.refBlocks
 	g.l2 = g.l1 + g.l1Clusters
 	g.data = g.l2 + g.l2Tables
+	g.plain = g.data + g.dataClusters
 	return g
 }
 
@@ -154,13 +172,14 @@ func (s *stage) layOut(ctx context.Context, w *os.File, size int64, backing stri
 	for i := range g.refBlocks {
 		binary.BigEndian.PutUint64(table[i*8:], uint64((g.refBlock+i)*ClusterSize))
 	}
-	data, err := s.data(g.data * ClusterSize)
+	packed, plain, err := s.data(g.plain * ClusterSize)
 	if err != nil {
 		return "", 0, err
 	}
 	sum, err := writeHashed(ctx, w, io.MultiReader(
 		bytes.NewReader(head), bytes.NewReader(luks), bytes.NewReader(table),
-		s.refcounts(g), bytes.NewReader(s.l1(g)), s.l2(g), data, bytes.NewReader(make([]byte, -s.at&(ClusterSize-1)))))
+		s.refcounts(g), bytes.NewReader(s.l1(g)), s.l2(g),
+		packed, bytes.NewReader(make([]byte, -s.packed.n&(ClusterSize-1))), plain))
 	if err == nil {
 		err = w.Truncate(g.total * ClusterSize) // should its end be a hole
 	}
@@ -170,16 +189,19 @@ func (s *stage) layOut(ctx context.Context, w *os.File, size int64, backing stri
 	return digest.FromSum(sum), g.total * ClusterSize, nil
 }
 
-// data reads what is staged as it is to lie at a place in the file.
-func (s *stage) data(at int64) (io.Reader, error) {
-	if _, err := s.f.Seek(0, io.SeekStart); err != nil {
-		return nil, err
+// data reads what is staged as it is to lie in the file, where what is plain
+// begins at a place.
+func (s *stage) data(at int64) (packed, plain io.Reader, err error) {
+	for _, f := range []*os.File{s.packed.f, s.plain.f} {
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return nil, nil, err
+		}
 	}
 	if s.enc == nil {
-		return s.f, nil
+		return s.packed.f, s.plain.f, nil
 	}
-	plain, err := s.veil.lift(s.f)
-	return &encrypting{r: plain, enc: s.enc, at: at}, err
+	veiled, err := s.veil.lift(s.plain.f)
+	return s.packed.f, &encrypting{r: veiled, enc: s.enc, at: at}, err
 }
 
 // writeHashed copies r to w and returns the SHA-256 of it. Hashing goes on beside
@@ -187,7 +209,7 @@ func (s *stage) data(at int64) (io.Reader, error) {
 // little left to wait for when the file is synced. Clusters of zeros, which the
 // tables and a LUKS header have, become holes.
 func writeHashed(ctx context.Context, w *os.File, r io.Reader) (sum [sha256.Size]byte, err error) {
-	const chunk, ahead = 1 << 20, 4
+	const chunk, ahead = 256 << 10, 4
 	free, filled := make(chan []byte, ahead), make(chan []byte, ahead)
 	for range ahead {
 		free <- make([]byte, chunk)

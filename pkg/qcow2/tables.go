@@ -50,17 +50,20 @@ func (x *index) add(a alloc) error {
 // walk goes over an index that is flushed, cluster by cluster.
 type walk struct {
 	alloc
-	at, n int64 // where its data lies, relative to the start of the data, and its length
+	at, n int64 // where its data lies in the file, and its length, in bytes
 	more  bool  // whether there is a cluster
 	err   error // why there is none, but for the end
 
-	r    *bufio.Reader
-	next int64 // where data may lie next
-	buf  [allocSize]byte
+	r                     *bufio.Reader
+	nextPacked, nextPlain int64 // where the data of the next one of each kind lies
+	buf                   [allocSize]byte
 }
 
-func (x *index) walk() *walk {
-	w := &walk{r: bufio.NewReaderSize(io.NewSectionReader(x.f, 0, (x.data+x.zero)*allocSize), 64<<10)}
+func (x *index) walk(g geometry) *walk {
+	w := &walk{
+		r:          bufio.NewReaderSize(io.NewSectionReader(x.f, 0, (x.data+x.zero)*allocSize), 64<<10),
+		nextPacked: g.data * ClusterSize, nextPlain: g.plain * ClusterSize,
+	}
 	w.step()
 	return w
 }
@@ -73,17 +76,17 @@ func (w *walk) step() {
 		}
 		return
 	}
-	w.cluster, w.packed = binary.BigEndian.Uint32(w.buf[:]), binary.BigEndian.Uint16(w.buf[4:])
-	w.at, w.n = w.next, int64(w.packed)
+	w.alloc = alloc{binary.BigEndian.Uint32(w.buf[:]), binary.BigEndian.Uint16(w.buf[4:])}
 	switch w.packed {
 	case allocZero:
-		w.at = 0
-		return
+		w.at, w.n = 0, 0
 	case allocPlain:
-		w.at += -w.at & (ClusterSize - 1)
-		w.n = ClusterSize
+		w.at, w.n = w.nextPlain, ClusterSize
+		w.nextPlain += w.n
+	default:
+		w.at, w.n = w.nextPacked, int64(w.packed)
+		w.nextPacked += w.n
 	}
-	w.next = w.at + w.n
 }
 
 // end is nil as long as there are clusters, then io.EOF or what went wrong.
@@ -128,13 +131,13 @@ func (s *stage) l1(g geometry) []byte {
 
 // l2 makes the L2 tables that are not empty.
 func (s *stage) l2(g geometry) io.Reader {
-	w := s.index.walk()
+	w := s.index.walk(g)
 	return &clusters{fill: func(b []byte) error {
 		if err := w.end(); err != nil {
 			return err
 		}
 		for t := w.cluster / l2Entries; w.more && w.cluster/l2Entries == t; w.step() {
-			host := uint64(g.data*ClusterSize + w.at)
+			host := uint64(w.at)
 			var entry uint64
 			switch w.packed {
 			case allocZero:
@@ -154,7 +157,7 @@ func (s *stage) l2(g geometry) io.Reader {
 // refcounts makes the refcount blocks: one for each cluster of tables and plain
 // data, and for compressed data as many as lie in the cluster, also in part.
 func (s *stage) refcounts(g geometry) io.Reader {
-	w := s.index.walk()
+	w := s.index.walk(g)
 	from := int64(0) // the first cluster that a block counts
 	return &clusters{fill: func(b []byte) error {
 		if from >= g.refBlocks*refsPerBlock {
@@ -168,11 +171,14 @@ func (s *stage) refcounts(g geometry) io.Reader {
 		for c := from; c < min(to, g.data); c++ {
 			add(c)
 		}
+		for c := max(from, g.plain); c < min(to, g.total); c++ {
+			add(c)
+		}
 		for ; w.more; w.step() {
-			if w.n == 0 {
+			if w.packed == allocZero || w.packed == allocPlain {
 				continue
 			}
-			first, last := g.data+w.at/ClusterSize, g.data+(w.at+w.n-1)/ClusterSize
+			first, last := w.at/ClusterSize, (w.at+w.n-1)/ClusterSize
 			for c := max(first, from); c <= min(last, to-1); c++ {
 				add(c)
 			}
