@@ -136,7 +136,7 @@ func (a *app) instanceShow() *cobra.Command {
 func (a *app) instanceStart() *cobra.Command {
 	var dry bool
 	c := a.onInstances(&cobra.Command{
-		Use: "start INSTANCE...", Short: "Start stopped instances", Example: "  kami instance start i-0123456789abcdef0",
+		Use: "start INSTANCE...", Short: "Start stopped instances, and let paused ones go on", Example: "  kami instance start i-0123456789abcdef0",
 	}, func(ctx context.Context, r *region.Region, ids []ami.InstanceID) ([]ami.Instance, error) {
 		return r.StartInstances(ctx, ids, dry)
 	})

@@ -151,6 +151,7 @@ func (r *Region) sweep(ctx context.Context) error {
 		r.progress.Note("what an interrupted command left cannot be removed yet: %v", err)
 	}
 	r.sweepFrozen(ctx)
+	r.sweepRebooting(ctx)
 	if err := r.purge(ctx); err != nil {
 		r.progress.Note("what is long past cannot be forgotten yet: %v", err)
 	}

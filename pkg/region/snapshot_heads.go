@@ -70,6 +70,11 @@ func (r *Region) snapshotStopped(ctx context.Context, vols []ami.Volume, snaps [
 // snapshotRebooted shuts the guest down cleanly, fills snaps and starts the
 // guest again, also when something in between failed.
 func (r *Region) snapshotRebooted(ctx context.Context, inst ami.Instance, vols []ami.Volume, snaps []ami.Snapshot, require ami.Consistency) (_ []ami.Snapshot, _ []ami.Volume, err error) {
+	done, err := r.markReboot(ctx, inst.InstanceID)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer done()
 	// A reboot that was begun comes to its end, also where nobody wants the image
 	// any more.
 	clean, err := r.powerOff(context.WithoutCancel(ctx), inst, DefaultStopTimeout, false)
