@@ -6,23 +6,8 @@ cd "$(dirname "$0")/.."
 
 golangci=v2.15.0
 gofumpt=v0.12.0
-bin="$PWD/.cache/bin"
-mkdir -p "$bin"
 
-# tool NAME VERSION MODULE puts the tool into .cache/bin, if need be, and
-# prints its path.
-tool() {
-  local path="$bin/$1-$2"
-  if [ ! -x "$path" ]; then
-    printf 'lint: building %s %s\n' "$1" "$2" >&2
-    local dir
-    dir=$(mktemp -d "$bin/.build-XXXXXX")
-    GOBIN="$dir" go install "$3@$2" >&2
-    mv "$dir/$1" "$path"
-    rmdir "$dir"
-  fi
-  printf '%s\n' "$path"
-}
+tool() { hack/tool.sh "$@"; }
 
 fumpt=$(tool gofumpt "$gofumpt" mvdan.cc/gofumpt)
 if [ "${1:-}" = fmt ]; then

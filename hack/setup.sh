@@ -18,6 +18,8 @@ packages=(
   xz-utils zstd openssl ca-certificates
   # logging in
   openssh-client
+  # tests of object stores: an SFTP server, and another reader of chunks
+  openssh-sftp-server casync
   # compiling kami: cgo for libvirt, which is loaded at run time
   gcc libc6-dev make
 )

@@ -1,0 +1,172 @@
+package object
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kamivm/kami/pkg/internal/durable"
+)
+
+// Batch is many small objects for a Dir, such as a bundle's chunks, that become
+// there with Commit: before it none is, and after it all of them last. To make
+// each last by itself would take longer than everything else. It is safe for
+// concurrent use.
+type Batch struct {
+	dir     *Dir
+	mu      sync.Mutex
+	scratch *os.File            // the folder with what is not there yet
+	temps   map[string]string   // in it, by the object's name
+	folders map[string]*os.Root // two above an object: bucket/chunks of chunks
+}
+
+// Batch begins a batch. The caller ends it with Discard, also after Commit.
+func (d *Dir) Batch() *Batch {
+	return &Batch{dir: d, temps: map[string]string{}, folders: map[string]*os.Root{}}
+}
+
+// open returns the folder to write to, and a name in it.
+func (b *Batch) open() (scratch *os.File, temp string, err error) {
+	_, name, err := b.dir.work()
+	if err != nil {
+		return nil, "", err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.scratch == nil {
+		b.scratch, err = os.Open(filepath.Join(b.dir.path, path.Dir(name)))
+	}
+	return b.scratch, path.Base(name), err
+}
+
+// Put writes an object; the last one of a name counts.
+func (b *Batch) Put(ctx context.Context, name string, data []byte) error {
+	if err := errors.Join(CheckName(name), ctx.Err()); err != nil {
+		return err
+	}
+	scratch, temp, err := b.open()
+	if err != nil {
+		return dirError(err, b.dir.path)
+	}
+	fd, err := unix.Openat(int(scratch.Fd()), temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o444)
+	if err != nil {
+		return dirError(&os.PathError{Op: "open", Path: temp, Err: err}, name)
+	}
+	f := os.NewFile(uintptr(fd), temp)
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return dirError(err, name) // what was written goes with its folder
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.temps[name] = temp
+	return nil
+}
+
+// Commit makes all objects of the batch be there, and last. Killed in between,
+// each is there as a whole or not at all. A batch can be filled again.
+func (b *Batch) Commit(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.temps) == 0 {
+		return nil
+	}
+	durable.Step("batch.written")
+	if err := b.sync(); err != nil {
+		return err
+	}
+	durable.Step("batch.synced")
+	for name, temp := range b.temps {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := b.place(temp, name); err != nil {
+			return dirError(err, name)
+		}
+		delete(b.temps, name)
+	}
+	durable.Step("batch.renamed")
+	return b.sync()
+}
+
+// place gives a file its name. No link on the way is followed out of the store.
+func (b *Batch) place(temp, name string) error {
+	above, folder := path.Split(path.Dir(name))
+	root, err := b.folder(path.Clean(above))
+	if err != nil {
+		return err
+	}
+	to, err := openFolder(root, folder)
+	// It may go with another object while this one comes.
+	for try := 0; err == nil && try < 100; try++ {
+		err = unix.Renameat(int(b.scratch.Fd()), temp, int(to.Fd()), path.Base(name))
+		to.Close()
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		to, err = openFolder(root, folder)
+	}
+	if err != nil {
+		return fmt.Errorf("placing it: %w", err)
+	}
+	return nil
+}
+
+// folder opens a folder of the store once, and makes it.
+func (b *Batch) folder(name string) (*os.Root, error) {
+	if r := b.folders[name]; r != nil {
+		return r, nil
+	}
+	root, err := b.dir.open()
+	if err != nil {
+		return nil, err
+	}
+	if err := root.MkdirAll(name, 0o755); err != nil {
+		return nil, err
+	}
+	r, err := root.OpenRoot(name)
+	if err == nil {
+		b.folders[name] = r
+	}
+	return r, err
+}
+
+// openFolder opens a folder in another one, and makes it.
+func openFolder(in *os.Root, name string) (*os.File, error) {
+	f, err := in.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	for try := 0; errors.Is(err, fs.ErrNotExist) && try < 100; try++ {
+		if err := in.Mkdir(name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		f, err = in.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	}
+	return f, err
+}
+
+// sync writes out the whole filesystem: once is cheaper than each file by itself.
+func (b *Batch) sync() error { return dirError(unix.Syncfs(int(b.scratch.Fd())), b.dir.path) }
+
+// Discard forgets what was not committed.
+func (b *Batch) Discard() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for name, temp := range b.temps {
+		_ = unix.Unlinkat(int(b.scratch.Fd()), temp, 0) // goes with its folder at the latest
+		delete(b.temps, name)
+	}
+	if b.scratch != nil {
+		b.scratch.Close()
+		b.scratch = nil
+	}
+	for name, r := range b.folders {
+		r.Close()
+		delete(b.folders, name)
+	}
+}
