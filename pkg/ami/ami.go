@@ -129,30 +129,48 @@ type StateReason struct {
 
 // Image is an AMI: a description of a guest and the mapping to its snapshots.
 type Image struct {
-	ImageID             ImageID              `json:"ImageId"`
-	Name                string               `json:"Name"`
-	Description         string               `json:"Description,omitempty"`
-	OwnerID             string               `json:"OwnerId"`
-	State               ImageState           `json:"State"`
-	StateReason         *StateReason         `json:"StateReason,omitempty"`
-	CreationDate        time.Time            `json:"CreationDate"`
-	Architecture        Architecture         `json:"Architecture"`
-	VirtualizationType  string               `json:"VirtualizationType"` // hvm
-	Hypervisor          string               `json:"Hypervisor"`         // kvm
-	ImageType           string               `json:"ImageType"`          // machine
-	RootDeviceType      string               `json:"RootDeviceType"`     // ebs
-	RootDeviceName      string               `json:"RootDeviceName"`
-	BootMode            BootMode             `json:"BootMode,omitempty"`
-	BlockDeviceMappings []BlockDeviceMapping `json:"BlockDeviceMappings"`
-	Public              bool                 `json:"Public"`
-	SourceImageID       ImageID              `json:"SourceImageId,omitempty"`
-	SourceInstanceID    InstanceID           `json:"SourceInstanceId,omitempty"`
-	ImageLocation       string               `json:"ImageLocation"`
-	Tags                []Tag                `json:"Tags,omitempty"`
+	ImageID                  ImageID              `json:"ImageId"`
+	Name                     string               `json:"Name"`
+	Description              string               `json:"Description,omitempty"`
+	OwnerID                  string               `json:"OwnerId"`
+	State                    ImageState           `json:"State"`
+	StateReason              *StateReason         `json:"StateReason,omitempty"`
+	CreationDate             time.Time            `json:"CreationDate"`
+	Architecture             Architecture         `json:"Architecture"`
+	VirtualizationType       string               `json:"VirtualizationType"` // hvm or paravirtual
+	Hypervisor               string               `json:"Hypervisor"`         // kvm
+	ImageType                string               `json:"ImageType"`          // machine, kernel or ramdisk
+	RootDeviceType           string               `json:"RootDeviceType"`     // ebs or instance-store
+	RootDeviceName           string               `json:"RootDeviceName"`
+	BootMode                 BootMode             `json:"BootMode,omitempty"`
+	KernelID                 KernelID             `json:"KernelId,omitempty"`  // of a paravirtual image
+	RamdiskID                RamdiskID            `json:"RamdiskId,omitempty"` // of a paravirtual image
+	OwnerAlias               string               `json:"ImageOwnerAlias,omitempty"`
+	BlockDeviceMappings      []BlockDeviceMapping `json:"BlockDeviceMappings"`
+	Public                   bool                 `json:"Public"` // derived of LaunchPermissions
+	LaunchPermissions        []LaunchPermission   `json:"LaunchPermissions,omitempty"`
+	DeprecationTime          time.Time            `json:"DeprecationTime,omitzero"`
+	DeregistrationProtection string               `json:"DeregistrationProtection,omitempty"` // Protected or ProtectedWithCooldown
+	CooldownExpiresOn        time.Time            `json:"CooldownExpiresOn,omitzero"`         // protected until then, though it was turned off
+	LastLaunchedTime         time.Time            `json:"LastLaunchedTime,omitzero"`          // by whomever
+	RecycleBin               *Recycled            `json:"RecycleBin,omitempty"`               // of a deregistered one
+	ProductCodes             []ProductCode        `json:"ProductCodes,omitempty"`
+	ImageAllowed             *bool                `json:"ImageAllowed,omitempty"` // by the account's policy: computed
+	SourceImageID            ImageID              `json:"SourceImageId,omitempty"`
+	SourceInstanceID         InstanceID           `json:"SourceInstanceId,omitempty"`
+	ImageLocation            string               `json:"ImageLocation"`
+	ImdsSupport              string               `json:"ImdsSupport,omitempty"` // v2.0: its guests use tokens of the metadata service
+	Tags                     []Tag                `json:"Tags,omitempty"`
 
 	// kami's own.
 	Consistency Consistency   `json:"Consistency,omitempty"`
+	Bundle      *BundleSource `json:"Bundle,omitempty"`         // of an instance-store image
 	UEFIData    digest.Digest `json:"UefiDataDigest,omitempty"` // the variable store, an object of the region
+	// KernelCmdline is the whole command line of a paravirtual guest's kernel;
+	// with pv-grub it comes behind the one that the guest's own root has.
+	KernelCmdline string        `json:"KernelCmdline,omitempty"`
+	Data          digest.Digest `json:"DataDigest,omitempty"`      // what a kernel or ramdisk is: an object of the region
+	DataBytes     int64         `json:"DataSizeInBytes,omitempty"` // its size
 }
 
 // Snapshot is the content of a volume at one instant. It points at one layer.
@@ -169,6 +187,8 @@ type Snapshot struct {
 	Encrypted   bool          `json:"Encrypted"`
 	KmsKeyID    string        `json:"KmsKeyId,omitempty"`
 	Tags        []Tag         `json:"Tags,omitempty"`
+	Lock        *SnapshotLock `json:"Lock,omitempty"`
+	RecycleBin  *Recycled     `json:"RecycleBin,omitempty"` // of a recoverable one
 
 	// kami's own.
 	SizeBytes     int64         `json:"VolumeSizeInBytes"` // virtual size
@@ -256,6 +276,8 @@ type Instance struct {
 	KeyName               string                `json:"KeyName,omitempty"`
 	Architecture          Architecture          `json:"Architecture"`
 	VirtualizationType    string                `json:"VirtualizationType"`
+	KernelID              KernelID              `json:"KernelId,omitempty"`
+	RamdiskID             RamdiskID             `json:"RamdiskId,omitempty"`
 	BootMode              BootMode              `json:"BootMode"` // what the image asks for
 	CurrentBootMode       BootMode              `json:"CurrentInstanceBootMode"`
 	RootDeviceName        string                `json:"RootDeviceName"`
@@ -264,19 +286,24 @@ type Instance struct {
 	PrivateIPAddress      string                `json:"PrivateIpAddress,omitempty"`
 	ShutdownBehavior      ShutdownBehavior      `json:"InstanceInitiatedShutdownBehavior"`
 	DisableAPITermination bool                  `json:"DisableApiTermination"`
+	MetadataOptions       MetadataOptions       `json:"MetadataOptions"`
 	Tags                  []Tag                 `json:"Tags,omitempty"`
 
 	// kami's own.
-	CPUs       int       `json:"Cpus"`
-	MemoryMiB  int64     `json:"MemoryMiB"`
-	Driver     string    `json:"Driver"`      // libvirt
-	Connect    string    `json:"ConnectUri"`  // qemu:///session
-	Accel      string    `json:"Accelerator"` // kvm or tcg
-	MAC        string    `json:"MacAddress"`
-	Network    string    `json:"NetworkName,omitempty"` // the hypervisor's; "" is user networking
-	SSHPort    int       `json:"SshPort,omitempty"`     // on 127.0.0.1, where the network forwards one
-	Hostname   string    `json:"Hostname"`
-	Terminated time.Time `json:"TerminationTime,omitzero"`
+	CPUs      int    `json:"Cpus"`
+	MemoryMiB int64  `json:"MemoryMiB"`
+	Driver    string `json:"Driver"`      // libvirt
+	Connect   string `json:"ConnectUri"`  // qemu:///session
+	Accel     string `json:"Accelerator"` // kvm or tcg
+	MAC       string `json:"MacAddress"`
+	Network   string `json:"NetworkName,omitempty"` // the hypervisor's; "" is user networking
+	SSHPort   int    `json:"SshPort,omitempty"`     // on 127.0.0.1, where the network forwards one
+	Hostname  string `json:"Hostname"`
+	NoSeed    bool   `json:"NoSeed,omitempty"`     // the metadata service alone says who the guest is
+	HostBoot  string `json:"HostBootId,omitempty"` // of the host, as the guest was last started
+	// As the image's.
+	KernelCmdline string    `json:"KernelCmdline,omitempty"`
+	Terminated    time.Time `json:"TerminationTime,omitzero"`
 }
 
 // Reservation is what one launch made.

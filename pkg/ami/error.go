@@ -10,14 +10,19 @@ import (
 // people read the message.
 type Code string
 
-// The codes that kami emits: of EC2's published list, and KMS's for its keys.
+// The codes that kami emits: of EC2's published list, KMS's for its keys, and
+// those of the recycle bin for its rules.
 const (
 	CodeInvalidAMIIDMalformed        Code = "InvalidAMIID.Malformed"
 	CodeInvalidAMIIDNotFound         Code = "InvalidAMIID.NotFound"
 	CodeInvalidAMIIDUnavailable      Code = "InvalidAMIID.Unavailable"
+	CodeInvalidAMIAttributeItemValue Code = "InvalidAMIAttributeItemValue"
 	CodeInvalidAMINameDuplicate      Code = "InvalidAMIName.Duplicate"
 	CodeInvalidAMINameMalformed      Code = "InvalidAMIName.Malformed"
 	CodeInvalidBlockDeviceMapping    Code = "InvalidBlockDeviceMapping"
+	CodeInvalidManifest              Code = "InvalidManifest"
+	CodeInvalidBundleIDNotFound      Code = "InvalidBundleID.NotFound"
+	CodeBundlingInProgress           Code = "BundlingInProgress"
 	CodeInvalidSnapshotInUse         Code = "InvalidSnapshot.InUse"
 	CodeInvalidSnapshotNotFound      Code = "InvalidSnapshot.NotFound"
 	CodeInvalidSnapshotIDMalformed   Code = "InvalidSnapshotID.Malformed"
@@ -29,6 +34,9 @@ const (
 	CodeInvalidVolumeNotFound        Code = "InvalidVolume.NotFound"
 	CodeInvalidVolumeIDMalformed     Code = "InvalidVolumeID.Malformed"
 	CodeVolumeInUse                  Code = "VolumeInUse"
+	CodeInvalidKernelIDMalformed     Code = "InvalidKernelId.Malformed"
+	CodeInvalidRAMDiskIDMalformed    Code = "InvalidRamDiskId.Malformed"
+	CodeDependencyViolation          Code = "DependencyViolation"
 	CodeInvalidKeyPairNotFound       Code = "InvalidKeyPair.NotFound"
 	CodeInvalidKeyPairDuplicate      Code = "InvalidKeyPair.Duplicate"
 	CodeInvalidKeyFormat             Code = "InvalidKey.Format"
@@ -37,8 +45,10 @@ const (
 	CodeMissingParameter             Code = "MissingParameter"
 	CodeInvalidFilter                Code = "InvalidFilter"
 	CodeInvalidNextToken             Code = "InvalidNextToken"
+	CodeInvalidUserIDMalformed       Code = "InvalidUserID.Malformed"
 	CodeInvalidAttachmentNotFound    Code = "InvalidAttachment.NotFound"
 	CodeOperationNotPermitted        Code = "OperationNotPermitted"
+	CodeAuthFailure                  Code = "AuthFailure"
 	CodeDryRunOperation              Code = "DryRunOperation"
 	CodeInsufficientInstanceCapacity Code = "InsufficientInstanceCapacity"
 	CodeInvalidTagKeyMalformed       Code = "InvalidTagKey.Malformed"
@@ -49,6 +59,8 @@ const (
 	CodeInvalidKMSKeyState           Code = "InvalidKMSKey.InvalidState"
 	CodeKMSNotFound                  Code = "NotFoundException"
 	CodeKMSAlreadyExists             Code = "AlreadyExistsException"
+	CodeRuleNotFound                 Code = "ResourceNotFoundException"
+	CodeRuleConflict                 Code = "ConflictException"
 	CodeInternalError                Code = "InternalError"
 )
 

@@ -76,32 +76,6 @@ func unknownFilter(name string) error {
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
 
-// mappingFields collects one field of every entry of a mapping.
-func mappingFields(mapping []BlockDeviceMapping, field string) ([]string, bool) {
-	known := map[string]func(BlockDeviceMapping) string{
-		"device-name": func(m BlockDeviceMapping) string { return m.DeviceName },
-		"snapshot-id": func(m BlockDeviceMapping) string { return string(m.Ebs.SnapshotID) },
-		"volume-type": func(m BlockDeviceMapping) string { return m.Ebs.VolumeType },
-		"volume-size": func(m BlockDeviceMapping) string { return text(m.Ebs.VolumeSize) },
-		"delete-on-termination": func(m BlockDeviceMapping) string {
-			return truth(m.Ebs.DeleteOnTermination)
-		},
-		"encrypted": func(m BlockDeviceMapping) string { return truth(m.Ebs.Encrypted) },
-	}
-	get, ok := known[field]
-	if !ok {
-		return nil, false
-	}
-	var out []string
-	for _, m := range mapping {
-		// What is no volume has no field of one, not even a false.
-		if m.Ebs != nil || field == "device-name" {
-			out = append(out, get(m))
-		}
-	}
-	return out, true
-}
-
 func text(n *int64) string {
 	if n == nil {
 		return ""
@@ -111,38 +85,13 @@ func text(n *int64) string {
 
 func truth(b *bool) string { return strconv.FormatBool(b != nil && *b) }
 
-// MatchImage says whether an image passes one of DescribeImages' filters. It
-// returns InvalidFilter for a name that is none.
-func MatchImage(i Image, name string, values []string) (bool, error) {
-	if m, ok := matchTags(i.Tags, name, values); ok {
-		return m, nil
-	}
-	if field, ok := strings.CutPrefix(name, "block-device-mapping."); ok {
-		if fields, ok := mappingFields(i.BlockDeviceMappings, field); ok {
-			return match(values, fields...)
-		}
-		return false, unknownFilter(name)
-	}
-	reason := StateReason{}
-	if i.StateReason != nil {
-		reason = *i.StateReason
-	}
-	fields := map[string]string{
-		"architecture": string(i.Architecture), "creation-date": stamp(i.CreationDate), "description": i.Description,
-		"hypervisor": i.Hypervisor, "image-id": string(i.ImageID), "image-type": i.ImageType,
-		"is-public": strconv.FormatBool(i.Public), "manifest-location": i.ImageLocation, "name": i.Name,
-		"owner-id": i.OwnerID, "root-device-name": i.RootDeviceName, "root-device-type": i.RootDeviceType,
-		"source-image-id": string(i.SourceImageID), "source-instance-id": string(i.SourceInstanceID),
-		"state": string(i.State), "state-reason-code": reason.Code, "state-reason-message": reason.Message,
-		"virtualization-type": i.VirtualizationType, "boot-mode": string(i.BootMode),
-	}
-	return lookUp(fields, name, values)
-}
-
 func lookUp(fields map[string]string, name string, values []string) (bool, error) {
 	f, ok := fields[name]
 	if !ok {
 		return false, unknownFilter(name)
+	}
+	if f == "" { // what is not there nothing fits, not even *
+		return false, nil
 	}
 	return match(values, f)
 }
@@ -156,6 +105,7 @@ func MatchSnapshot(s Snapshot, name string, values []string) (bool, error) {
 		"description": s.Description, "encrypted": strconv.FormatBool(s.Encrypted), "owner-id": s.OwnerID,
 		"progress": s.Progress, "snapshot-id": string(s.SnapshotID), "start-time": stamp(s.StartTime),
 		"status": string(s.State), "volume-id": string(s.VolumeID), "volume-size": strconv.FormatInt(s.VolumeSize, 10),
+		"storage-tier": "standard", "owner-alias": "",
 	}, name, values)
 }
 
@@ -171,7 +121,7 @@ func MatchVolume(v Volume, name string, values []string) (bool, error) {
 		}
 		m, err := lookUp(map[string]string{
 			"device": a.Device, "instance-id": string(a.InstanceID), "status": a.State,
-			"delete-on-termination": strconv.FormatBool(a.DeleteOnTermination),
+			"delete-on-termination": strconv.FormatBool(a.DeleteOnTermination), "attach-time": stamp(a.AttachTime),
 		}, field, values)
 		if err != nil {
 			return false, unknownFilter(name)
@@ -182,7 +132,7 @@ func MatchVolume(v Volume, name string, values []string) (bool, error) {
 	return lookUp(map[string]string{
 		"create-time": stamp(v.CreateTime), "encrypted": strconv.FormatBool(v.Encrypted),
 		"size": strconv.FormatInt(v.Size, 10), "snapshot-id": string(v.SnapshotID), "status": string(v.State),
-		"volume-id": string(v.VolumeID), "volume-type": v.VolumeType,
+		"volume-id": string(v.VolumeID), "volume-type": v.VolumeType, "multi-attach-enabled": "false", "fast-restored": "false",
 	}, name, values)
 }
 
@@ -191,16 +141,12 @@ func MatchInstance(i Instance, name string, values []string) (bool, error) {
 	if m, ok := matchTags(i.Tags, name, values); ok {
 		return m, nil
 	}
-	if name == "block-device-mapping.volume-id" || name == "block-device-mapping.device-name" {
-		var fields []string
-		for _, bd := range i.BlockDeviceMappings {
-			if name == "block-device-mapping.volume-id" {
-				fields = append(fields, string(bd.Ebs.VolumeID))
-			} else {
-				fields = append(fields, bd.DeviceName)
-			}
-		}
-		return match(values, fields...)
+	if field, ok := strings.CutPrefix(name, "block-device-mapping."); ok {
+		return matchDevices(i, field, values)
+	}
+	reason := StateReason{}
+	if i.StateReason != nil {
+		reason = *i.StateReason
 	}
 	return lookUp(map[string]string{
 		"architecture": string(i.Architecture), "image-id": string(i.ImageID), "instance-id": string(i.InstanceID),
@@ -209,7 +155,33 @@ func MatchInstance(i Instance, name string, values []string) (bool, error) {
 		"launch-index": strconv.Itoa(i.AmiLaunchIndex), "owner-id": i.OwnerID, "private-ip-address": i.PrivateIPAddress,
 		"reservation-id": string(i.ReservationID), "root-device-name": i.RootDeviceName,
 		"root-device-type": i.RootDeviceType, "virtualization-type": i.VirtualizationType, "boot-mode": string(i.BootMode),
+		"kernel-id": string(i.KernelID), "ramdisk-id": string(i.RamdiskID), "hypervisor": "kvm",
+		"current-instance-boot-mode": string(i.CurrentBootMode), "private-dns-name": i.Hostname,
+		"state-reason-code": reason.Code, "state-reason-message": reason.Message, "tenancy": "default",
+		"metadata-options.http-tokens": i.MetadataOptions.HTTPTokens, "metadata-options.http-endpoint": i.MetadataOptions.HTTPEndpoint,
+		"metadata-options.instance-metadata-tags": i.MetadataOptions.InstanceTags,
+		// What no instance has here.
+		"platform": "", "instance-lifecycle": "", "dns-name": "", "ip-address": "", "product-code": "", "client-token": "",
 	}, name, values)
+}
+
+// matchDevices is MatchInstance for the fields of the devices.
+func matchDevices(i Instance, field string, values []string) (bool, error) {
+	get := map[string]func(InstanceBlockDevice) string{
+		"device-name":           func(d InstanceBlockDevice) string { return d.DeviceName },
+		"volume-id":             func(d InstanceBlockDevice) string { return string(d.Ebs.VolumeID) },
+		"status":                func(d InstanceBlockDevice) string { return d.Ebs.Status },
+		"attach-time":           func(d InstanceBlockDevice) string { return stamp(d.Ebs.AttachTime) },
+		"delete-on-termination": func(d InstanceBlockDevice) string { return strconv.FormatBool(d.Ebs.DeleteOnTermination) },
+	}[field]
+	if get == nil {
+		return false, unknownFilter("block-device-mapping." + field)
+	}
+	var fields []string
+	for _, d := range i.BlockDeviceMappings {
+		fields = append(fields, get(d))
+	}
+	return match(values, fields...)
 }
 
 // MatchKeyPair is MatchImage for key pairs.

@@ -93,7 +93,7 @@ func someImage() Image {
 		ImageID: "ami-0123abcd", Name: "debian-12", Description: "A system", OwnerID: "123456789012", State: ImageFailed,
 		StateReason: &StateReason{Code: "Client.Bad", Message: "why not"}, CreationDate: someTime, Architecture: ArchX8664,
 		VirtualizationType: "hvm", Hypervisor: "kvm", ImageType: "machine", RootDeviceType: "ebs", RootDeviceName: "/dev/sda1",
-		BootMode: BootUEFI, Public: true, SourceImageID: "ami-0000abcd", SourceInstanceID: "i-0123abcd", ImageLocation: "here/x", Tags: someTags,
+		BootMode: BootUEFI, KernelID: "aki-0123abcd", RamdiskID: "ari-0123abcd", OwnerAlias: "kami", Public: true, SourceImageID: "ami-0000abcd", SourceInstanceID: "i-0123abcd", ImageLocation: "here/x", Tags: someTags,
 		BlockDeviceMappings: []BlockDeviceMapping{
 			{DeviceName: "/dev/sda1", Ebs: &EBSBlockDevice{SnapshotID: "snap-0123abcd", VolumeSize: new(int64(8)), DeleteOnTermination: new(true), VolumeType: "gp3"}},
 			{DeviceName: "/dev/sdb", VirtualName: "ephemeral0"},
@@ -119,7 +119,7 @@ func TestFilters(t *testing.T) {
 		return MatchInstance(Instance{
 			InstanceID: "i-0123abcd", ReservationID: "r-0123abcd", OwnerID: "123456789012", ImageID: "ami-0123abcd", InstanceType: "t3.micro",
 			State: StateRecord(InstanceRunning), LaunchTime: someTime, AmiLaunchIndex: 2, KeyName: "mine", Architecture: ArchX8664,
-			VirtualizationType: "hvm", BootMode: BootUEFI, RootDeviceName: "/dev/sda1", RootDeviceType: "ebs", PrivateIPAddress: "10.0.2.15", Tags: someTags,
+			VirtualizationType: "hvm", KernelID: "aki-0123abcd", RamdiskID: "ari-0123abcd", BootMode: BootUEFI, RootDeviceName: "/dev/sda1", RootDeviceType: "ebs", PrivateIPAddress: "10.0.2.15", Tags: someTags,
 			BlockDeviceMappings: []InstanceBlockDevice{{DeviceName: "/dev/sda1", Ebs: InstanceBlockEBS{VolumeID: "vol-0123abcd"}}, {DeviceName: "/dev/sdf", Ebs: InstanceBlockEBS{VolumeID: "vol-0000abcd"}}},
 		}, name, v)
 	}
@@ -137,6 +137,7 @@ func TestFilters(t *testing.T) {
 			"name": "debian-12", "owner-id": "123456789012", "root-device-name": "/dev/sda1", "root-device-type": "ebs",
 			"source-image-id": "ami-0000abcd", "source-instance-id": "i-0123abcd", "state": "failed",
 			"state-reason-code": "Client.Bad", "state-reason-message": "why not", "virtualization-type": "hvm", "boot-mode": "uefi",
+			"kernel-id": "aki-0123abcd", "ramdisk-id": "ari-0123abcd", "owner-alias": "kami",
 			"block-device-mapping.device-name": "/dev/sdb", "block-device-mapping.snapshot-id": "snap-0123abcd",
 			"block-device-mapping.volume-size": "8", "block-device-mapping.volume-type": "gp3",
 			"block-device-mapping.delete-on-termination": "true", "block-device-mapping.encrypted": "false",
@@ -155,6 +156,7 @@ func TestFilters(t *testing.T) {
 			"instance-state-code": "16", "instance-type": "t3.micro", "key-name": "mine", "launch-time": someStamp, "launch-index": "2",
 			"owner-id": "123456789012", "private-ip-address": "10.0.2.15", "reservation-id": "r-0123abcd",
 			"root-device-name": "/dev/sda1", "root-device-type": "ebs", "virtualization-type": "hvm", "boot-mode": "uefi",
+			"kernel-id": "aki-0123abcd", "ramdisk-id": "ari-0123abcd",
 			"block-device-mapping.volume-id": "vol-0000abcd", "block-device-mapping.device-name": "/dev/sdf",
 		}},
 		{"key pair", key, map[string]string{"fingerprint": "aa:bb", "key-name": "mine", "key-pair-id": "key-0123abcd"}},

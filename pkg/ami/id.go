@@ -16,6 +16,8 @@ type (
 	InstanceID    string // i-…
 	ReservationID string // r-…
 	KeyPairID     string // key-…
+	KernelID      string // aki-…
+	RamdiskID     string // ari-…
 )
 
 // NewImageID returns a fresh random id.
@@ -35,6 +37,12 @@ func NewReservationID() ReservationID { return ReservationID(newID("r-")) }
 
 // NewKeyPairID returns a fresh random id.
 func NewKeyPairID() KeyPairID { return KeyPairID(newID("key-")) }
+
+// NewKernelID returns a fresh random id.
+func NewKernelID() KernelID { return KernelID(newID("aki-")) }
+
+// NewRamdiskID returns a fresh random id.
+func NewRamdiskID() RamdiskID { return RamdiskID(newID("ari-")) }
 
 // newID takes the random bits of two version 4 UUIDs' worth of entropy where
 // one would do: the version and variant nibbles are cut away with the tail.
@@ -65,6 +73,16 @@ func ParseVolumeID(s string) (VolumeID, error) {
 // ParseInstanceID checks the form of s. It returns InvalidInstanceID.Malformed.
 func ParseInstanceID(s string) (InstanceID, error) {
 	return parseID[InstanceID](s, "i-", CodeInvalidInstanceIDMalformed)
+}
+
+// ParseKernelID checks the form of s. It returns InvalidKernelId.Malformed.
+func ParseKernelID(s string) (KernelID, error) {
+	return parseID[KernelID](s, "aki-", CodeInvalidKernelIDMalformed)
+}
+
+// ParseRamdiskID checks the form of s. It returns InvalidRamDiskId.Malformed.
+func ParseRamdiskID(s string) (RamdiskID, error) {
+	return parseID[RamdiskID](s, "ari-", CodeInvalidRAMDiskIDMalformed)
 }
 
 func parseID[T ~string](s, prefix string, code Code) (T, error) {

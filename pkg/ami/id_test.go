@@ -16,6 +16,8 @@ var parsers = []struct {
 	{"snap-", CodeInvalidSnapshotIDMalformed, func(s string) (string, error) { id, err := ParseSnapshotID(s); return string(id), err }},
 	{"vol-", CodeInvalidVolumeIDMalformed, func(s string) (string, error) { id, err := ParseVolumeID(s); return string(id), err }},
 	{"i-", CodeInvalidInstanceIDMalformed, func(s string) (string, error) { id, err := ParseInstanceID(s); return string(id), err }},
+	{"aki-", CodeInvalidKernelIDMalformed, func(s string) (string, error) { id, err := ParseKernelID(s); return string(id), err }},
+	{"ari-", CodeInvalidRAMDiskIDMalformed, func(s string) (string, error) { id, err := ParseRamdiskID(s); return string(id), err }},
 }
 
 func TestNewIDs(t *testing.T) {
@@ -29,6 +31,8 @@ func TestNewIDs(t *testing.T) {
 		{"i-", func() string { return string(NewInstanceID()) }},
 		{"r-", func() string { return string(NewReservationID()) }},
 		{"key-", func() string { return string(NewKeyPairID()) }},
+		{"aki-", func() string { return string(NewKernelID()) }},
+		{"ari-", func() string { return string(NewRamdiskID()) }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.prefix, func(t *testing.T) {
@@ -119,11 +123,18 @@ func TestParseIDTellsWhatItExpects(t *testing.T) {
 	}
 }
 
+// What everybody may have written down does not change.
+func TestPVGrubIsAnID(t *testing.T) {
+	if got, err := ParseKernelID(string(PVGrub)); err != nil || got != "aki-00000000000008664" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
 func FuzzParseID(f *testing.F) {
 	for _, s := range []string{"", "ami-", "ami-0123456789abcdef0", "snap-0123abcd", "vol-0123456789abcdef0", "i-0123abcd", "i-\x00", "ami-0123abcd\n"} {
 		f.Add(s)
 	}
-	form := regexp.MustCompile(`^(?:ami|snap|vol|i)-(?:[0-9a-f]{8}|[0-9a-f]{17})$`)
+	form := regexp.MustCompile(`^(?:ami|snap|vol|i|aki|ari)-(?:[0-9a-f]{8}|[0-9a-f]{17})$`)
 	f.Fuzz(func(t *testing.T, s string) {
 		taken := 0
 		for _, p := range parsers {

@@ -34,6 +34,7 @@ type Spec struct {
 	Accel     Accel
 	CPU       string // a CPU model by QEMU's name; "" is the most that the host offers
 	Firmware  Firmware
+	Kernel    Kernel // of a paravirtual guest, in the place of firmware
 	Disks     []Disk
 	Network   Network
 	Console   Console
@@ -50,6 +51,15 @@ type Firmware struct {
 	// NVRAM is the path of this instance's own UEFI variable store. A file
 	// that does not exist is made from the firmware's template.
 	NVRAM string
+}
+
+// Kernel is what a paravirtual guest starts with: no firmware and no boot loader
+// runs before it, and the guest has paravirtual devices alone. The zero value is
+// none.
+type Kernel struct {
+	Path    string // absolute; "" for a guest that boots firmware
+	Initrd  string // absolute; "" is none
+	Cmdline string
 }
 
 // Disk is one block device of the guest.
@@ -91,6 +101,11 @@ type Network struct {
 	// user networking; 0 is none.
 	SSHPort  int
 	Hostname string
+	// Metadata is a program and its arguments that answers one connection to
+	// 169.254.169.254, port 80, which it is given as its standard input and
+	// output. With user networking alone, and with drivers that can run a program
+	// for a guest; nil is none.
+	Metadata []string
 }
 
 // Console says where the guest's serial console goes.
