@@ -15,8 +15,8 @@ import (
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/hypervisor"
 	"github.com/kamivm/kami/pkg/hypervisor/nbd"
+	"github.com/kamivm/kami/pkg/hypervisor/qmp"
 	"github.com/kamivm/kami/pkg/machine"
-	"github.com/kamivm/kami/pkg/qcow2"
 )
 
 // Backup opens a view by a libvirt backup job in pull mode: from the instant on
@@ -24,7 +24,7 @@ import (
 // disks as they were over NBD.
 func (d *Driver) Backup(ctx context.Context, id ami.InstanceID, b hypervisor.Backup) (hypervisor.View, error) {
 	d.tidying.Wait() // of a view that was left open
-	v := &view{d: d, id: id, disks: map[string]diskView{}}
+	v := &view{d: d, id: id, disks: map[string]nbd.Disk{}}
 	var plan []backupDisk
 	// The guest is quiesced while the job is prepared.
 	quiet := sync.OnceValue(func() error { return b.Quiesced(ctx) })
@@ -76,7 +76,7 @@ type backupDisk struct {
 	hypervisor.BackupDisk
 	target string // vda
 	inJob  bool
-	node   node
+	node   qmp.Disk
 }
 
 func (b backupDisk) incremental() bool { return b.Bitmap != "" }
@@ -100,9 +100,6 @@ func endJob(dom *libvirt.Domain) error {
 	return nil
 }
 
-// errOutOfRoom says why a guest stood still until its backup ended.
-var errOutOfRoom = errors.New("the guest was paused by an I/O error while its disks were read, as there was no room for its writes; it goes on now")
-
 // wake resumes a guest that an I/O error has paused, when the backup that used
 // up the room is over, and says so. There is nobody else who would.
 func wake(ctx context.Context, dom *libvirt.Domain) error {
@@ -120,7 +117,7 @@ func wake(ctx context.Context, dom *libvirt.Domain) error {
 	if err := dom.Resume(); err != nil {
 		return fmt.Errorf("the guest was paused by an I/O error and cannot be resumed: %w", err)
 	}
-	return errOutOfRoom
+	return hypervisor.ErrOutOfRoom
 }
 
 // prepareBackup does all that a backup needs and that does not need the guest to
@@ -131,7 +128,7 @@ func prepareBackup(ctx context.Context, dom *libvirt.Domain, b hypervisor.Backup
 		return nil, err
 	}
 	err := wake(ctx, dom)
-	if err != nil && !errors.Is(err, errOutOfRoom) { // that was an earlier command's
+	if err != nil && !errors.Is(err, hypervisor.ErrOutOfRoom) { // that was an earlier command's
 		return nil, err
 	}
 	plan, err := planBackup(dom, b)
@@ -142,8 +139,7 @@ func prepareBackup(ctx context.Context, dom *libvirt.Domain, b hypervisor.Backup
 		if !p.inJob {
 			continue
 		}
-		// Made here in a millisecond; libvirt's way takes two jobs of QEMU's.
-		if err := createCopies(scratchPath(b, p), p); err != nil {
+		if err := p.CreateCopies(scratchPath(b, p), p.node.Size); err != nil {
 			return plan, err
 		}
 	}
@@ -157,7 +153,7 @@ func prepareBackup(ctx context.Context, dom *libvirt.Domain, b hypervisor.Backup
 		if !p.inJob {
 			continue
 		}
-		if err := (monitor{dom}).addBitmap(p.node, b.Next); err != nil {
+		if err := qmp.AddBitmap(monitor{dom}, p.node, b.Next); err != nil {
 			return plan, err
 		}
 	}
@@ -167,16 +163,16 @@ func prepareBackup(ctx context.Context, dom *libvirt.Domain, b hypervisor.Backup
 // dropNext removes the next bitmap from the disks that have got it.
 func dropNext(dom *libvirt.Domain, next string, plan []backupDisk) error {
 	m := monitor{dom}
-	nodes, err := m.nodes()
+	nodes, err := qmp.Disks(m)
 	if err != nil || next == "" {
 		return err
 	}
 	var errs []error
 	for _, p := range plan {
 		n := nodes[p.Path]
-		n.bitmaps = slices.DeleteFunc(n.bitmaps, func(b bitmap) bool { return b.Name != next })
+		n.Bitmaps = slices.DeleteFunc(n.Bitmaps, func(b qmp.Bitmap) bool { return b.Name != next })
 		if p.inJob {
-			errs = append(errs, m.dropBitmaps(n, ""))
+			errs = append(errs, qmp.DropBitmaps(m, n, ""))
 		}
 	}
 	return errors.Join(errs...)
@@ -199,22 +195,11 @@ func (d *Driver) beginBackup(dom *libvirt.Domain, b hypervisor.Backup, plan []ba
 	})
 }
 
-// createCopies makes the file for the copies of what the guest overwrites.
-func createCopies(path string, p backupDisk) (err error) {
-	var enc *qcow2.Encryption
-	if p.Key != nil {
-		if enc, err = qcow2.NewEncryption(p.Key.ID, p.Key.Passphrase); err != nil {
-			return err
-		}
-	}
-	return qcow2.CreateHead(path, p.node.size, "", "", enc)
-}
-
 // planBackup finds the disks in the guest, and drops from the plan the bitmaps
 // that cannot be relied on.
 func planBackup(dom *libvirt.Domain, b hypervisor.Backup) ([]backupDisk, error) {
 	m := monitor{dom}
-	nodes, err := m.nodes()
+	nodes, err := qmp.Disks(m)
 	if err != nil {
 		return nil, err
 	}
@@ -232,7 +217,7 @@ func planBackup(dom *libvirt.Domain, b hypervisor.Backup) ([]backupDisk, error) 
 		}
 		if disk.inJob {
 			disk.node = nodes[disk.Path]
-			if !disk.node.usable(disk.Bitmap) {
+			if !disk.node.Usable(disk.Bitmap) {
 				disk.Bitmap = ""
 			}
 		}
@@ -274,7 +259,7 @@ func backupXML(b hypervisor.Backup, plan []backupDisk) (string, error) {
 type view struct {
 	d      *Driver
 	id     ami.InstanceID
-	disks  map[string]diskView
+	disks  map[string]nbd.Disk
 	tidied chan error // nil when there is nothing to tidy
 	once   sync.Once
 	err    error
@@ -294,7 +279,7 @@ func (v *view) tidy(ctx context.Context, next string, plan []backupDisk) {
 			}
 			for _, p := range plan {
 				if p.inJob {
-					errs = append(errs, monitor{dom}.dropBitmaps(p.node, p.Bitmap))
+					errs = append(errs, qmp.DropBitmaps(monitor{dom}, p.node, p.Bitmap))
 				}
 			}
 			return errors.Join(errs...)
@@ -316,7 +301,7 @@ func (v *view) Close() error {
 	v.once.Do(func() {
 		var errs []error
 		for _, dv := range v.disks {
-			errs = append(errs, dv.close())
+			errs = append(errs, dv.Close())
 		}
 		if v.tidied != nil {
 			errs = append(errs, <-v.tidied)
@@ -332,46 +317,12 @@ func (v *view) Close() error {
 	return v.err
 }
 
-// diskView reads a disk by one connection, and learns by another what of it has
-// changed, where a bitmap says so. What is zero is asked only of that.
-type diskView struct {
-	*nbd.Client
-	changes *nbd.Client // nil without a bitmap
-}
-
-func dialDisk(ctx context.Context, socket string, disk backupDisk) (diskView, error) {
-	data, err := nbd.Dial(ctx, socket, disk.target, "")
-	if err != nil || !disk.incremental() {
-		return diskView{data, nil}, err
+func dialDisk(ctx context.Context, socket string, disk backupDisk) (nbd.Disk, error) {
+	bitmap := ""
+	if disk.incremental() {
+		bitmap = "backup-" + disk.target // libvirt's name for it
 	}
-	changes, err := nbd.Dial(ctx, socket, disk.target, "backup-"+disk.target) // libvirt's name for the bitmap
-	if err != nil {
-		return diskView{}, errors.Join(err, data.Close())
-	}
-	return diskView{data, changes}, nil
-}
-
-func (d diskView) close() error {
-	if d.changes == nil {
-		return d.Client.Close()
-	}
-	return errors.Join(d.changes.Close(), d.Client.Close())
-}
-
-func (d diskView) Incremental() bool { return d.changes != nil }
-
-func (d diskView) Whole() hypervisor.DiskView { return diskView{d.Client, nil} }
-
-func (d diskView) Extents(ctx context.Context, off, length int64, fn func(off, length int64, dirty, zero bool) error) error {
-	if d.changes == nil {
-		return d.Client.Extents(ctx, off, length, fn)
-	}
-	return d.changes.Extents(ctx, off, length, func(off, length int64, dirty, _ bool) error {
-		if !dirty {
-			return fn(off, length, false, false)
-		}
-		return d.Client.Extents(ctx, off, length, fn)
-	})
+	return nbd.DialDisk(ctx, socket, disk.target, bitmap)
 }
 
 var _ hypervisor.Snapshotter = (*Driver)(nil)

@@ -22,6 +22,9 @@ import (
 	"github.com/kamivm/kami/pkg/machine"
 )
 
+// Name is what the driver calls itself.
+const Name = "libvirt"
+
 // The libvirts of a host: the system's, and each user's own.
 const (
 	System  = "qemu:///system"
@@ -128,7 +131,7 @@ func translate(err error) error {
 }
 
 // Name is "libvirt".
-func (d *Driver) Name() string { return "libvirt" }
+func (d *Driver) Name() string { return Name }
 
 // URI is libvirt's address.
 func (d *Driver) URI() string { return d.uri }

@@ -98,7 +98,7 @@ func TestOutOfRoom(t *testing.T) {
 	}
 	defer v.Close()
 	wantBecomes(t, d, id, hypervisor.StateIOError)
-	if err := v.Close(); !errors.Is(err, errOutOfRoom) {
+	if err := v.Close(); !errors.Is(err, hypervisor.ErrOutOfRoom) {
 		t.Errorf("Close: %v, want it to say that the guest had no room", err)
 	}
 	time.Sleep(2 * time.Second) // in which it would be paused again

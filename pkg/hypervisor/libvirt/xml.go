@@ -33,12 +33,16 @@ func DomainXML(spec machine.Spec) (string, error) {
 	renderCPU(d, spec)
 	renderIdentity(d, spec)
 	renderFirmware(d, spec)
+	renderKernel(d, spec.Kernel)
 	for i, disk := range spec.Disks {
+		if spec.Kernel.Path != "" {
+			disk = paravirtual(disk)
+		}
 		d.Devices.Disks = append(d.Devices.Disks, renderDisk(disk, i))
 	}
-	renderPorts(d)
+	renderPorts(d, spec.Kernel.Path == "")
 	renderNetwork(d, spec.Network)
-	renderConsole(d, spec.Console)
+	renderConsole(d, spec)
 	renderAgent(d, spec)
 	renderRest(d)
 	return d.Marshal()
@@ -157,18 +161,18 @@ func targetName(i int) string {
 	return "vd" + name
 }
 
-// renderPorts leaves free PCI Express ports for disks plugged in later.
-func renderPorts(d *libvirtxml.Domain) {
+// renderPorts leaves free PCI Express ports for disks plugged in later. With cdrom
+// there is a controller for one.
+func renderPorts(d *libvirtxml.Domain, cdrom bool) {
 	index := func(i uint) *uint { return &i }
 	d.Devices.Controllers = append(d.Devices.Controllers, libvirtxml.DomainController{Type: "pci", Index: index(0), Model: "pcie-root"})
 	for i := range uint(16) {
 		d.Devices.Controllers = append(d.Devices.Controllers, libvirtxml.DomainController{Type: "pci", Index: index(i + 1), Model: "pcie-root-port"})
 	}
-	d.Devices.Controllers = append(
-		d.Devices.Controllers,
-		libvirtxml.DomainController{Type: "scsi", Index: index(0), Model: "virtio-scsi"},
-		libvirtxml.DomainController{Type: "usb", Model: "none"},
-	)
+	if cdrom {
+		d.Devices.Controllers = append(d.Devices.Controllers, libvirtxml.DomainController{Type: "scsi", Index: index(0), Model: "virtio-scsi"})
+	}
+	d.Devices.Controllers = append(d.Devices.Controllers, libvirtxml.DomainController{Type: "usb", Model: "none"})
 }
 
 // renderNetwork gives the guest its interface. libvirt 9 knows no port forward
@@ -196,8 +200,18 @@ func renderNetwork(d *libvirtxml.Domain, n machine.Network) {
 	}
 }
 
-func renderConsole(d *libvirtxml.Domain, c machine.Console) {
+// renderConsole keeps the console that the guest writes to.
+func renderConsole(d *libvirtxml.Domain, spec machine.Spec) {
 	port := uint(0)
+	c := spec.Console
+	if spec.Kernel.VirtioConsole() {
+		d.Devices.Consoles = []libvirtxml.DomainConsole{{
+			Source: &libvirtxml.DomainChardevSource{Pty: &libvirtxml.DomainChardevSourcePty{}},
+			Target: &libvirtxml.DomainConsoleTarget{Type: "virtio", Port: &port},
+			Log:    &libvirtxml.DomainChardevLog{File: c.Log, Append: "on"},
+		}}
+		return
+	}
 	d.Devices.Serials = []libvirtxml.DomainSerial{{
 		Source: &libvirtxml.DomainChardevSource{Pty: &libvirtxml.DomainChardevSourcePty{}},
 		Target: &libvirtxml.DomainSerialTarget{Type: "isa-serial", Port: &port},

@@ -83,6 +83,12 @@ func TestDomainXML(t *testing.T) {
 		{"bare", func(s *machine.Spec) {
 			s.Title, s.Agent, s.Disks, s.Network = "", false, s.Disks[:1], machine.Network{MAC: s.Network.MAC}
 		}},
+		{"kernel", func(s *machine.Spec) {
+			s.Kernel = machine.Kernel{Path: "/kami/kernel", Initrd: "/kami/initrd", Cmdline: `root=/dev/vda ro console=ttyS0 a="<b>" 'c' &`}
+		}},
+		{"kernel-hvc", func(s *machine.Spec) { // no ramdisk, and the console on virtio
+			s.Kernel = machine.Kernel{Path: "/kami/kernel", Cmdline: "root=/dev/vda ro console=hvc0"}
+		}},
 		{"agent-socket", func(s *machine.Spec) { s.AgentSocket = "/tmp/kami-0/i-0123456789abcdef0.agent" }},
 		{"hostile", func(s *machine.Spec) {
 			s.Title, s.Disks[0].Path = `"><evil/>&`, `/kami/a<b>'"&.qcow2`
@@ -142,17 +148,4 @@ func TestBackupXML(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "domaincheckpoint", "checkpoint", text)
-}
-
-func TestImageFile(t *testing.T) {
-	for name, want := range map[string]string{
-		"/kami/a.qcow2": "/kami/a.qcow2",
-		`json:{"driver":"qcow2","file":{"driver":"file","filename":"/kami/b.qcow2"}}`: "/kami/b.qcow2",
-		"json:{":            "json:{",
-		`json:{"file":"x"}`: `json:{"file":"x"}`,
-	} {
-		if got := imageFile(name); got != want {
-			t.Errorf("imageFile(%q) = %q, want %q", name, got, want)
-		}
-	}
 }
