@@ -27,16 +27,19 @@ const epoch = "1700000000"
 
 // Options say what to build and where.
 type Options struct {
-	Recipe   recipe.Recipe
-	Tmp      string // work folder, absolute; the disk is left in it
-	Progress ami.Progress
+	Recipe recipe.Recipe
+	// Paravirtual asks for the root file system as the whole disk: no partitions
+	// and no boot loader, for a guest that is started with a kernel.
+	Paravirtual bool
+	Tmp         string // work folder, absolute; the disk is left in it
+	Progress    ami.Progress
 }
 
 // Result is a disk and what an image of it says.
 type Result struct {
 	RawDisk        string // absolute path of a raw, sparse disk
 	Architecture   ami.Architecture
-	BootMode       ami.BootMode
+	BootMode       ami.BootMode // "" of a paravirtual one
 	RootDeviceName string
 	DefaultUser    string
 }
@@ -67,15 +70,18 @@ func Build(ctx context.Context, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	user, boot := o.Recipe.User, o.Recipe.BootMode
+	if user == "" {
+		user = "root"
+	}
+	if o.Paravirtual {
+		return Result{RawDisk: root, Architecture: o.Recipe.Architecture, RootDeviceName: "/dev/sda1", DefaultUser: user}, nil
+	}
 	step = o.Progress.Step("making the disk of "+o.Recipe.Name, 0)
 	raw, err := makeDisk(ctx, o, root)
 	step.Done(err)
 	if err != nil {
 		return Result{}, err
-	}
-	user, boot := o.Recipe.User, o.Recipe.BootMode
-	if user == "" {
-		user = "root"
 	}
 	if boot == "" {
 		boot = ami.BootUEFIPreferred
@@ -145,6 +151,14 @@ func runWith(ctx context.Context, o Options, f *os.File, step, name string, args
 		return &StepError{step, out.String(), err}
 	}
 	return nil
+}
+
+// rootSize is how many bytes the root file system has.
+func rootSize(o Options) int64 {
+	if o.Paravirtual {
+		return o.Recipe.Bytes
+	}
+	return disk.RootSize(o.Recipe.Bytes)
 }
 
 // find looks also where an ordinary user's path does not lead.

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/kamivm/kami/pkg/disk"
 )
 
 // makeRoot makes the root file system as an image. All of it happens in hooks
@@ -35,7 +33,7 @@ func makeRoot(ctx context.Context, o Options) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	if err := f.Truncate(disk.RootSize(r.Bytes)); err != nil {
+	if err := f.Truncate(rootSize(o)); err != nil {
 		return "", err
 	}
 	if err := openTo(o); err != nil {

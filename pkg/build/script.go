@@ -5,8 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"github.com/kamivm/kami/pkg/disk"
 )
 
 // quote makes one word of a shell's of s, whatever is in it.
@@ -70,7 +68,7 @@ func hookScript(o Options) string {
 	// What the build itself mounted on cannot go, and is not seen by a guest.
 	line("rm -rf \"$tree\"/dev/* \"$tree\"/run/* 2>/dev/null || true")
 	line("find \"$tree\" -newermt '@%s' -exec touch -h -d '@%s' {} +", epoch, epoch)
-	line("truncate -s %d \"$img\"", disk.RootSize(r.Bytes))
+	line("truncate -s %d \"$img\"", rootSize(o))
 	line("/sbin/mke2fs -q -t ext4 -F -L '%.16s' -U %s -E hash_seed=%s,lazy_itable_init=0,root_owner=0:0 -d \"$tree\" \"$img\"",
 		r.Name, id(r, "root"), id(r, "hash"))
 	// mke2fs takes over the time at which each file of the tree was made.

@@ -2,6 +2,7 @@ package build
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -61,6 +62,22 @@ func TestScriptsAreWhatTheyWere(t *testing.T) {
 		golden(t, c.name+".hook.sh", hookScript(o))
 		golden(t, c.name+".grub.cfg", grubConfig(o))
 		golden(t, c.name+".early.cfg", findRoot(o))
+	}
+}
+
+// A disk without partitions has the root on all of it, and the same beginning of a
+// configuration for pv-grub as for GRUB.
+func TestParavirtualRoot(t *testing.T) {
+	r := recipe.Recipe{Name: "least", Kernel: "/boot/vmlinuz", Initrd: "/boot/initrd.img", Bytes: 64 << 20}
+	hvm, pv := Options{Recipe: r, Tmp: "/t"}, Options{Recipe: r, Tmp: "/t", Paravirtual: true}
+	if got := rootSize(pv); got != r.Bytes || rootSize(hvm) >= got {
+		t.Errorf("got roots of %d and %d bytes, want the whole of %d, and less beside boot loaders", got, rootSize(hvm), r.Bytes)
+	}
+	if !strings.Contains(hookScript(pv), fmt.Sprintf("truncate -s %d ", r.Bytes)) {
+		t.Error("the file system does not have the size of the disk")
+	}
+	if grubConfig(pv) != grubConfig(hvm) {
+		t.Error("the configurations differ")
 	}
 }
 

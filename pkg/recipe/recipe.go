@@ -39,11 +39,18 @@ type Recipe struct {
 	Initrd       string           `yaml:"initrd"`
 	Cmdline      string           `yaml:"cmdline"`
 	BootMode     ami.BootMode     `yaml:"boot_mode"` // "" is uefi-preferred; the disk boots both ways
-	Tree         string           `yaml:"tree"`      // folder that becomes the root; "" is the whole
-	User         string           `yaml:"user"`      // to log in as; "" is root
-	Files        []File           `yaml:"files"`
-	Script       string           `yaml:"script"` // file beside the recipe
-	Memory       int64            `yaml:"memory"` // MiB, for a guest that is changed
+	// VirtualizationType is what is built unless somebody asks for the other: "" is
+	// hvm, a disk with boot loaders; paravirtual is the root file system alone.
+	VirtualizationType string `yaml:"virtualization_type"`
+	// ImdsSupport v2.0 says that the image's software asks the metadata service
+	// with tokens; "" is nothing said.
+	ImdsSupport string `yaml:"imds_support"`
+
+	Tree   string `yaml:"tree"` // folder that becomes the root; "" is the whole
+	User   string `yaml:"user"` // to log in as; "" is root
+	Files  []File `yaml:"files"`
+	Script string `yaml:"script"` // file beside the recipe
+	Memory int64  `yaml:"memory"` // MiB, for a guest that is changed
 
 	Dir   string `yaml:"-"`
 	Bytes int64  `yaml:"-"` // Size
@@ -172,6 +179,8 @@ func (r *Recipe) checkFrom(bad func(string, any, string, ...any)) {
 		{"cmdline", r.Cmdline},
 		{"tree", r.Tree},
 		{"boot_mode", string(r.BootMode)},
+		{"virtualization_type", r.VirtualizationType},
+		{"imds_support", r.ImdsSupport},
 	} {
 		if f[1] != "" {
 			bad(f[0], f[1], "it goes with a recipe that has no from")
@@ -217,6 +226,12 @@ func (r *Recipe) checkBase(bad func(string, any, string, ...any)) {
 	modes := []ami.BootMode{"", ami.BootLegacyBIOS, ami.BootUEFI, ami.BootUEFIPreferred}
 	if !slices.Contains(modes, r.BootMode) {
 		bad("boot_mode", r.BootMode, "not one of %s", modes[1:])
+	}
+	if kinds := ami.VirtualizationTypes(); r.VirtualizationType != "" && !slices.Contains(kinds, r.VirtualizationType) {
+		bad("virtualization_type", r.VirtualizationType, "not one of %s", strings.Join(kinds, ", "))
+	}
+	if r.ImdsSupport != "" && r.ImdsSupport != ami.IMDSv2 {
+		bad("imds_support", r.ImdsSupport, "not %s", ami.IMDSv2)
 	}
 	if r.Tree != "" && !isClean(r.Tree, " '\"") {
 		bad("tree", r.Tree, "not a clean absolute path")

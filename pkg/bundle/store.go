@@ -1,0 +1,165 @@
+package bundle
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"sync"
+
+	"github.com/DataDog/zstd"
+
+	"github.com/kamivm/kami/pkg/object"
+)
+
+// chunkName is that of a chunk's object, as casync has it.
+func chunkName(bucket string, id chunkID) string {
+	hex := id.String()
+	return path.Join(chunks(bucket), hex[:4], hex+".cacnk")
+}
+
+// newSink is where the chunks of a bucket go. What it was given is there with
+// commit, at the latest.
+func newSink(store object.Store, bucket string) (to sender, commit func(context.Context) error, discard func()) {
+	s := storeSink{store, bucket, &sync.Pool{New: func() any { return &compressor{ctx: zstd.NewCtx()} }}}
+	dir, ok := store.(*object.Dir)
+	if !ok {
+		return s, func(context.Context) error { return nil }, func() {}
+	}
+	b := &batchSink{storeSink: s, batch: dir.Batch()}
+	return b, b.commit, b.batch.Discard
+}
+
+// sender is a sink that can be told that a chunk is not there.
+type sender interface {
+	sink
+	send(ctx context.Context, id chunkID, plain []byte) (int64, error)
+}
+
+// level is zstd's: the next one, its default, takes a fifth more time for 1 % of room.
+const level = 2
+
+// compressor is what one worker compresses with; its buffer is used again.
+type compressor struct {
+	ctx zstd.Ctx
+	buf []byte
+}
+
+// storeSink sends each chunk by itself.
+type storeSink struct {
+	store  object.Store
+	bucket string
+	pool   *sync.Pool // of *compressor
+}
+
+func (s storeSink) has(ctx context.Context, id chunkID) (bool, error) {
+	info, err := s.store.Stat(ctx, chunkName(s.bucket, id))
+	if errors.Is(err, object.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && info.Size > 0, err
+}
+
+// packed calls fn with the chunk as one zstd frame, which fn must not keep.
+func (s storeSink) packed(plain []byte, fn func([]byte) error) (int64, error) {
+	c := s.pool.Get().(*compressor)
+	defer s.pool.Put(c)
+	var err error
+	if c.buf, err = c.ctx.CompressLevel(c.buf[:cap(c.buf)], plain, level); err != nil {
+		return 0, fmt.Errorf("compressing a chunk: %w", err)
+	}
+	return int64(len(c.buf)), fn(c.buf)
+}
+
+func (s storeSink) put(ctx context.Context, id chunkID, plain []byte) (int64, error) {
+	if there, err := s.has(ctx, id); err != nil || there {
+		return 0, err
+	}
+	return s.send(ctx, id, plain)
+}
+
+// send is put of a chunk that is not there.
+func (s storeSink) send(ctx context.Context, id chunkID, plain []byte) (int64, error) {
+	return s.packed(plain, func(b []byte) error {
+		return s.store.Put(ctx, chunkName(s.bucket, id), bytes.NewReader(b), int64(len(b)))
+	})
+}
+
+// batchSink writes chunks to a folder of this host, to be made durable together.
+type batchSink struct {
+	storeSink
+	batch *object.Batch
+
+	mu     sync.Mutex
+	unsent int64 // bytes that are not durable yet
+	busy   bool  // some are being made so
+	err    error // of that
+}
+
+// stretch is how much is made durable at once, while others are compressed.
+const stretch = 48 << 20
+
+func (s *batchSink) put(ctx context.Context, id chunkID, plain []byte) (int64, error) {
+	if there, err := s.has(ctx, id); err != nil || there {
+		return 0, err
+	}
+	return s.send(ctx, id, plain)
+}
+
+func (s *batchSink) send(ctx context.Context, id chunkID, plain []byte) (int64, error) {
+	n, err := s.packed(plain, func(b []byte) error { return s.batch.Put(ctx, chunkName(s.bucket, id), b) })
+	if err == nil {
+		err = s.advance(ctx, n)
+	}
+	return n, err
+}
+
+// advance begins to make durable what there is, if that is much.
+func (s *batchSink) advance(ctx context.Context, n int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.unsent += n; s.unsent < stretch || s.busy || s.err != nil {
+		return s.err
+	}
+	s.unsent, s.busy = 0, true
+	go func() { // Discard waits for it
+		err := s.batch.Commit(context.WithoutCancel(ctx))
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.busy, s.err = false, errors.Join(s.err, err)
+	}()
+	return nil
+}
+
+// commit makes the rest durable.
+func (s *batchSink) commit(ctx context.Context) error {
+	err := s.batch.Commit(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return errors.Join(s.err, err)
+}
+
+// read reads a small object as a whole. It returns object.ErrNotFound, and an
+// error for one of more than limit bytes.
+func read(ctx context.Context, store object.Store, name string, limit int64) ([]byte, error) {
+	body, info, err := store.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	if info.Size > limit {
+		return nil, fmt.Errorf("%s has %d bytes, more than %d", name, info.Size, limit)
+	}
+	b, err := io.ReadAll(io.LimitReader(body, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", name, limit)
+	}
+	return b, err
+}
+
+// write writes a small object.
+func write(ctx context.Context, store object.Store, name string, b []byte) error {
+	return store.Put(ctx, name, bytes.NewReader(b), int64(len(b)))
+}
