@@ -157,6 +157,7 @@ type Image struct {
 	ProductCodes             []ProductCode        `json:"ProductCodes,omitempty"`
 	ImageAllowed             *bool                `json:"ImageAllowed,omitempty"` // by the account's policy: computed
 	SourceImageID            ImageID              `json:"SourceImageId,omitempty"`
+	SourceImageRegion        string               `json:"SourceImageRegion,omitempty"` // of a copy
 	SourceInstanceID         InstanceID           `json:"SourceInstanceId,omitempty"`
 	ImageLocation            string               `json:"ImageLocation"`
 	ImdsSupport              string               `json:"ImdsSupport,omitempty"` // v2.0: its guests use tokens of the metadata service

@@ -74,7 +74,8 @@ func unknownFilter(name string) error {
 	return Errorf(CodeInvalidFilter, "The filter '%s' is invalid", name)
 }
 
-func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
+// Date is a time as filters have it: UTC, in milliseconds.
+func Date(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
 
 func text(n *int64) string {
 	if n == nil {
@@ -103,7 +104,7 @@ func MatchSnapshot(s Snapshot, name string, values []string) (bool, error) {
 	}
 	return lookUp(map[string]string{
 		"description": s.Description, "encrypted": strconv.FormatBool(s.Encrypted), "owner-id": s.OwnerID,
-		"progress": s.Progress, "snapshot-id": string(s.SnapshotID), "start-time": stamp(s.StartTime),
+		"progress": s.Progress, "snapshot-id": string(s.SnapshotID), "start-time": Date(s.StartTime),
 		"status": string(s.State), "volume-id": string(s.VolumeID), "volume-size": strconv.FormatInt(s.VolumeSize, 10),
 		"storage-tier": "standard", "owner-alias": "",
 	}, name, values)
@@ -121,7 +122,7 @@ func MatchVolume(v Volume, name string, values []string) (bool, error) {
 		}
 		m, err := lookUp(map[string]string{
 			"device": a.Device, "instance-id": string(a.InstanceID), "status": a.State,
-			"delete-on-termination": strconv.FormatBool(a.DeleteOnTermination), "attach-time": stamp(a.AttachTime),
+			"delete-on-termination": strconv.FormatBool(a.DeleteOnTermination), "attach-time": Date(a.AttachTime),
 		}, field, values)
 		if err != nil {
 			return false, unknownFilter(name)
@@ -130,7 +131,7 @@ func MatchVolume(v Volume, name string, values []string) (bool, error) {
 		return m && len(v.Attachments) > 0, nil
 	}
 	return lookUp(map[string]string{
-		"create-time": stamp(v.CreateTime), "encrypted": strconv.FormatBool(v.Encrypted),
+		"create-time": Date(v.CreateTime), "encrypted": strconv.FormatBool(v.Encrypted),
 		"size": strconv.FormatInt(v.Size, 10), "snapshot-id": string(v.SnapshotID), "status": string(v.State),
 		"volume-id": string(v.VolumeID), "volume-type": v.VolumeType, "multi-attach-enabled": "false", "fast-restored": "false",
 	}, name, values)
@@ -151,7 +152,7 @@ func MatchInstance(i Instance, name string, values []string) (bool, error) {
 	return lookUp(map[string]string{
 		"architecture": string(i.Architecture), "image-id": string(i.ImageID), "instance-id": string(i.InstanceID),
 		"instance-state-name": string(i.State.Name), "instance-state-code": strconv.Itoa(i.State.Code),
-		"instance-type": i.InstanceType, "key-name": i.KeyName, "launch-time": stamp(i.LaunchTime),
+		"instance-type": i.InstanceType, "key-name": i.KeyName, "launch-time": Date(i.LaunchTime),
 		"launch-index": strconv.Itoa(i.AmiLaunchIndex), "owner-id": i.OwnerID, "private-ip-address": i.PrivateIPAddress,
 		"reservation-id": string(i.ReservationID), "root-device-name": i.RootDeviceName,
 		"root-device-type": i.RootDeviceType, "virtualization-type": i.VirtualizationType, "boot-mode": string(i.BootMode),
@@ -171,7 +172,7 @@ func matchDevices(i Instance, field string, values []string) (bool, error) {
 		"device-name":           func(d InstanceBlockDevice) string { return d.DeviceName },
 		"volume-id":             func(d InstanceBlockDevice) string { return string(d.Ebs.VolumeID) },
 		"status":                func(d InstanceBlockDevice) string { return d.Ebs.Status },
-		"attach-time":           func(d InstanceBlockDevice) string { return stamp(d.Ebs.AttachTime) },
+		"attach-time":           func(d InstanceBlockDevice) string { return Date(d.Ebs.AttachTime) },
 		"delete-on-termination": func(d InstanceBlockDevice) string { return strconv.FormatBool(d.Ebs.DeleteOnTermination) },
 	}[field]
 	if get == nil {

@@ -42,7 +42,7 @@ func ImageFields(i Image) []Field {
 	all := []Field{
 		{"architecture", string(i.Architecture)},
 		{"boot-mode", string(i.BootMode)},
-		{"creation-date", stamp(i.CreationDate)},
+		{"creation-date", Date(i.CreationDate)},
 		{"description", i.Description},
 		{"hypervisor", i.Hypervisor},
 		{"image-id", string(i.ImageID)},
@@ -57,6 +57,7 @@ func ImageFields(i Image) []Field {
 		{"root-device-name", i.RootDeviceName},
 		{"root-device-type", i.RootDeviceType},
 		{"source-image-id", string(i.SourceImageID)},
+		{"source-image-region", i.SourceImageRegion},
 		{"source-instance-id", string(i.SourceInstanceID)},
 		{"state", string(i.State)},
 		{"state-reason-code", reason.Code},
@@ -74,6 +75,9 @@ func ImageFields(i Image) []Field {
 			Field{"block-device-mapping.snapshot-id", string(m.Ebs.SnapshotID)},
 			Field{"block-device-mapping.volume-size", text(m.Ebs.VolumeSize)},
 			Field{"block-device-mapping.volume-type", m.Ebs.VolumeType})
+	}
+	for _, c := range i.ProductCodes {
+		all = append(all, Field{"product-code", c.ID}, Field{"product-code.type", c.Type})
 	}
 	all = slices.DeleteFunc(all, func(f Field) bool { return f.Value == "" })
 	for _, t := range i.Tags { // of which one may well be empty

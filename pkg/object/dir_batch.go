@@ -20,10 +20,13 @@ import (
 // each last by itself would take longer than everything else. It is safe for
 // concurrent use.
 type Batch struct {
-	dir     *Dir
+	dir *Dir
+
 	mu      sync.Mutex
-	scratch *os.File            // the folder with what is not there yet
-	temps   map[string]string   // in it, by the object's name
+	scratch *os.File          // the folder with what is not there yet
+	temps   map[string]string // in it, by the object's name
+
+	placing sync.Mutex          // held by Commit
 	folders map[string]*os.Root // two above an object: bucket/chunks of chunks
 }
 
@@ -70,12 +73,35 @@ func (b *Batch) Put(ctx context.Context, name string, data []byte) error {
 	return nil
 }
 
-// Commit makes all objects of the batch be there, and last. Killed in between,
-// each is there as a whole or not at all. A batch can be filled again.
-func (b *Batch) Commit(ctx context.Context) error {
+// Take moves an object from another batch of the same store to this one, and says
+// whether it was there.
+func (b *Batch) Take(from *Batch, name string) bool {
+	from.mu.Lock()
+	temp, ok := from.temps[name]
+	delete(from.temps, name)
+	from.mu.Unlock()
+	if !ok {
+		return false
+	}
+	if _, _, err := b.open(); err != nil { // its folder
+		return false
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.temps) == 0 {
+	b.temps[name] = temp
+	return true
+}
+
+// Commit makes all objects that were put before be there, and last. Killed in
+// between, each is there as a whole or not at all. Others can be put meanwhile.
+func (b *Batch) Commit(ctx context.Context) error {
+	b.placing.Lock()
+	defer b.placing.Unlock()
+	b.mu.Lock()
+	temps := b.temps
+	b.temps = map[string]string{}
+	b.mu.Unlock()
+	if len(temps) == 0 {
 		return nil
 	}
 	durable.Step("batch.written")
@@ -83,14 +109,13 @@ func (b *Batch) Commit(ctx context.Context) error {
 		return err
 	}
 	durable.Step("batch.synced")
-	for name, temp := range b.temps {
+	for name, temp := range temps {
 		if err := ctx.Err(); err != nil {
-			return err
+			return err // what is left goes with its folder
 		}
 		if err := b.place(temp, name); err != nil {
 			return dirError(err, name)
 		}
-		delete(b.temps, name)
 	}
 	durable.Step("batch.renamed")
 	return b.sync()
@@ -155,6 +180,8 @@ func (b *Batch) sync() error { return dirError(unix.Syncfs(int(b.scratch.Fd())),
 
 // Discard forgets what was not committed.
 func (b *Batch) Discard() {
+	b.placing.Lock()
+	defer b.placing.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for name, temp := range b.temps {
