@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
@@ -135,8 +136,11 @@ func TestCreateAndAssemble(t *testing.T) {
 	must(t, err)
 	defer f.Close()
 	must(t, f.Truncate(b.Size()))
-	var done int64
-	must(t, b.Assemble(t.Context(), f, func(n int64) { done += 0 * n }))
+	var done atomic.Int64
+	must(t, b.Assemble(t.Context(), f, func(n int64) { done.Add(n) }))
+	if done.Load() != b.Size() {
+		t.Errorf("told of %d bytes, want %d", done.Load(), b.Size())
+	}
 	if !bytes.Equal(readAll(t, out), want) {
 		t.Error("the blob came back as another")
 	}

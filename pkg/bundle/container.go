@@ -147,8 +147,11 @@ func (s *stage) stageContainer(ctx context.Context, img v1.Image) (ami.Architect
 	if err != nil {
 		return "", bad(err)
 	}
+	if len(layers) != len(conf.RootFS.DiffIDs) {
+		return "", bad(fmt.Errorf("it has %d layers and the digests of %d", len(layers), len(conf.RootFS.DiffIDs)))
+	}
 	for i, l := range layers {
-		if err := s.verifyLayer(ctx, l); err != nil {
+		if err := s.verifyLayer(ctx, l, conf.RootFS.DiffIDs[i]); err != nil {
 			return "", bad(fmt.Errorf("layer %d: %w", i+1, err))
 		}
 	}
@@ -159,11 +162,7 @@ func (s *stage) stageContainer(ctx context.Context, img v1.Image) (ami.Architect
 
 // verifyLayer holds a layer against the digest that the image's configuration has
 // of it.
-func (s *stage) verifyLayer(ctx context.Context, l v1.Layer) error {
-	want, err := l.DiffID()
-	if err != nil {
-		return err
-	}
+func (s *stage) verifyLayer(ctx context.Context, l v1.Layer, want v1.Hash) error {
 	r, err := l.Uncompressed()
 	if err != nil {
 		return err

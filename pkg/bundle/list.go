@@ -42,16 +42,16 @@ func List(ctx context.Context, store object.Store, bucket string, trust Trust) (
 		return nil, err
 	}
 	slices.Sort(manifests)
-	var all []Entry
+	var out []Entry
 	for _, name := range manifests {
 		l, err := ParseLocation(name)
 		if err != nil || !signed[name] && !trust.AllowUnsigned {
 			continue
 		}
 		e := Entry{Location: l.String()}
-		any := trust
-		any.AllowUnsigned = true
-		b, err := describe(ctx, store, l.String(), any)
+		all := trust
+		all.AllowUnsigned = true
+		b, err := describe(ctx, store, l.String(), all)
 		switch {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
@@ -66,9 +66,9 @@ func List(ctx context.Context, store object.Store, bucket string, trust Trust) (
 				e.Problem = untrusted(ctx, store, l, trust)
 			}
 		}
-		all = append(all, e)
+		out = append(out, e)
 	}
-	return all, nil
+	return out, nil
 }
 
 // untrusted says why a bundle would not be taken.

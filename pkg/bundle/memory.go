@@ -39,7 +39,7 @@ func freeMemory() int64 {
 	}
 	for line := range strings.Lines(string(info)) {
 		if f := strings.Fields(line); len(f) > 1 && f[0] == "MemAvailable:" {
-			n, _ := strconv.ParseInt(f[1], 10, 64) //nolint:errcheck // 0 then
+			n, _ := strconv.ParseInt(f[1], 10, 64) // 0 where it cannot be read
 			free = n << 10
 		}
 	}

@@ -220,6 +220,5 @@ func writeSparse(w io.WriterAt, p []byte, off int64) error {
 	return nil
 }
 
-var zeros [hole]byte
-
-func isZero(p []byte) bool { return string(p) == string(zeros[:len(p)]) }
+// isZero says whether the bytes of a block are zeros.
+func isZero(p []byte) bool { return [hole]byte(p) == [hole]byte{} }

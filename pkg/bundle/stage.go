@@ -46,13 +46,12 @@ type entry struct {
 // Every folder that a path leads through is one that was made here, so that no
 // link is ever followed.
 type stage struct {
-	root    string
-	all     []*entry
-	paths   map[string]*entry
-	filter  *filter
-	left    int64 // bytes that files may still have
-	limit   int64
-	changed bool // by something else than its source
+	root   string
+	all    []*entry
+	paths  map[string]*entry
+	filter *filter
+	left   int64 // bytes that files may still have
+	limit  int64
 }
 
 func newStage(dir string, f *filter, limit int64) (*stage, error) {

@@ -29,7 +29,7 @@ func newSink(store object.Store, bucket string) (to sender, commit func(context.
 		return s, func(context.Context) error { return nil }, func() {}
 	}
 	b := &batchSink{storeSink: s, batch: dir.Batch()}
-	return b, b.commit, b.batch.Discard
+	return b, b.commit, func() { b.under.Wait(); b.batch.Discard() }
 }
 
 // sender is a sink that can be told that a chunk is not there.
@@ -91,11 +91,13 @@ func (s storeSink) send(ctx context.Context, id chunkID, plain []byte) (int64, e
 type batchSink struct {
 	storeSink
 	batch *object.Batch
+	early *Early // may be nil
 
 	mu     sync.Mutex
 	unsent int64 // bytes that are not durable yet
 	busy   bool  // some are being made so
 	err    error // of that
+	under  sync.WaitGroup
 }
 
 // stretch is how much is made durable at once, while others are compressed.
@@ -109,6 +111,9 @@ func (s *batchSink) put(ctx context.Context, id chunkID, plain []byte) (int64, e
 }
 
 func (s *batchSink) send(ctx context.Context, id chunkID, plain []byte) (int64, error) {
+	if n := s.early.take(s.batch, id); n > 0 {
+		return n, s.advance(ctx, n)
+	}
 	n, err := s.packed(plain, func(b []byte) error { return s.batch.Put(ctx, chunkName(s.bucket, id), b) })
 	if err == nil {
 		err = s.advance(ctx, n)
@@ -124,21 +129,19 @@ func (s *batchSink) advance(ctx context.Context, n int64) error {
 		return s.err
 	}
 	s.unsent, s.busy = 0, true
-	go func() { // Discard waits for it
+	s.under.Go(func() {
 		err := s.batch.Commit(context.WithoutCancel(ctx))
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.busy, s.err = false, errors.Join(s.err, err)
-	}()
+	})
 	return nil
 }
 
 // commit makes the rest durable.
 func (s *batchSink) commit(ctx context.Context) error {
-	err := s.batch.Commit(ctx)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return errors.Join(s.err, err)
+	s.under.Wait()
+	return errors.Join(s.err, s.batch.Commit(ctx))
 }
 
 // read reads a small object as a whole. It returns object.ErrNotFound, and an

@@ -138,7 +138,7 @@ func (s *stage) stageFolder(ctx context.Context, t *tree) error {
 		host := filepath.Join(t.root, filepath.FromSlash(name))
 		h := &tar.Header{
 			Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid), Size: st.Size,
-			ModTime: time.Unix(st.Mtim.Sec, 0), Devmajor: int64(unix.Major(uint64(st.Rdev))), Devminor: int64(unix.Minor(uint64(st.Rdev))),
+			ModTime: time.Unix(st.Mtim.Sec, 0), Devmajor: int64(unix.Major(st.Rdev)), Devminor: int64(unix.Minor(st.Rdev)),
 		}
 		var r io.Reader
 		switch st.Mode & unix.S_IFMT {

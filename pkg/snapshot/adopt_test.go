@@ -1,0 +1,75 @@
+package snapshot
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/digest"
+)
+
+func TestAdoptLayer(t *testing.T) {
+	from, to := open(t), open(t)
+	base := write(t, from, raw(t, 1), "")
+	child := write(t, from, raw(t, 2), base.Digest)
+	step := ami.NoProgress.Step("", 0)
+	adopt := func(path string, want Layer) error {
+		_, _, err := to.AdoptLayer(t.Context(), path, want, step)
+		return err
+	}
+	at := from.layerPath
+	if err := adopt(at(child.Digest), child); !errors.Is(err, ErrNotFound) {
+		t.Errorf("got %v without the parent, want ErrNotFound", err)
+	}
+	copyOf := filepath.Join(t.TempDir(), "copy")
+	b, err := os.ReadFile(at(base.Digest))
+	if err == nil {
+		err = os.WriteFile(copyOf, b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, copied, err := to.AdoptLayer(t.Context(), copyOf, base, step)
+	if err != nil || copied != base.FileSize || got.Content != base.Content || got.Depth != 1 {
+		t.Errorf("got %+v and %d bytes (%v), want a copy of %+v", got, copied, err, base)
+	}
+	for name, want := range map[string]Layer{
+		"another digest":  {Digest: digest.Of(nil), Parent: base.Digest},
+		"another parent":  {Digest: child.Digest},
+		"another content": {Digest: child.Digest, Parent: base.Digest, Content: base.Content},
+	} {
+		if err := adopt(at(child.Digest), want); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: got %v, want ErrCorrupt", name, err)
+		}
+	}
+	if err := os.WriteFile(copyOf, []byte("no layer"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := adopt(copyOf, Layer{Digest: digest.Of([]byte("no layer"))}); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("got %v of what is no layer, want ErrCorrupt", err)
+	}
+	got, copied, err = to.AdoptLayer(t.Context(), at(child.Digest), child, step)
+	if err != nil || copied != 0 || got.Content != child.Content || got.Depth != 2 {
+		t.Errorf("got %+v and %d bytes (%v), want a second name of %+v", got, copied, err, child)
+	}
+	if err := adopt("/none", child); err != nil {
+		t.Errorf("got %v for a layer that is there", err)
+	}
+	for _, l := range []Layer{base, child} {
+		if err := to.VerifyLayer(t.Context(), l.Digest, step); err != nil {
+			t.Error(err)
+		}
+		blocks, err := to.Blocks(t.Context(), l.Digest)
+		if err != nil || blocks.Content() != l.Content {
+			t.Errorf("got other blocks (%v)", err)
+		}
+		if err := to.VerifyBlocks(l.Digest, l.Size, l.Content); err != nil {
+			t.Error(err)
+		}
+	}
+	if all, err := to.Layers(t.Context()); err != nil || len(all) != 2 {
+		t.Errorf("got the layers %v (%v), want two", all, err)
+	}
+}
