@@ -106,6 +106,10 @@ func (s *Store) Close() error { return s.db.Close() }
 
 // migrations take the schema from one version to the next; a migration that was
 // released never changes. user_version is how many have been applied.
+//
+// A field that images are to be found by is new in an old catalog too: what adds
+// one to ami.ImageFields adds a migration, an empty one will do, and raises
+// reindexed to its number.
 var migrations = [...]string{
 	`
 	CREATE TABLE images (
@@ -138,7 +142,19 @@ var migrations = [...]string{
 	CREATE TABLE leases (
 		id TEXT PRIMARY KEY, holder TEXT NOT NULL, layer TEXT NOT NULL, created TEXT NOT NULL
 	) STRICT;`,
+	`
+	CREATE TABLE cached_layers (
+		id TEXT PRIMARY KEY, layer TEXT NOT NULL, created TEXT NOT NULL, doc TEXT NOT NULL
+	) STRICT;`,
+	`
+	CREATE TABLE settings (
+		id TEXT PRIMARY KEY, created TEXT NOT NULL, doc TEXT NOT NULL
+	) STRICT;`,
+	indexSchema,
 }
+
+// reindexed is the last migration after which all images have to be indexed anew.
+const reindexed = 4
 
 func (s *Store) migrate(ctx context.Context) error {
 	var have int
@@ -156,9 +172,15 @@ func (s *Store) migrate(ctx context.Context) error {
 		if err := tx.conn.QueryRowContext(ctx, "PRAGMA user_version").Scan(&have); err != nil {
 			return err
 		}
+		stale := have < reindexed
 		for ; have < len(migrations); have++ {
 			if _, err := tx.conn.ExecContext(ctx, migrations[have]); err != nil {
 				return fmt.Errorf("bringing the catalog to version %d: %w", have+1, err)
+			}
+		}
+		if stale {
+			if err := tx.reindex(); err != nil {
+				return err
 			}
 		}
 		_, err := tx.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", have))

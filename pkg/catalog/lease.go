@@ -79,7 +79,8 @@ func (tx *Tx) putGone(id string) error {
 // LayerRefs counts the records that name each layer.
 func (tx *Tx) LayerRefs() (map[digest.Digest]int, error) {
 	rows, err := tx.conn.QueryContext(tx.ctx, `SELECT layer, count(*) FROM (
-		SELECT layer FROM snapshots UNION ALL SELECT layer FROM volumes UNION ALL SELECT layer FROM leases
+		SELECT layer FROM snapshots UNION ALL SELECT layer FROM volumes
+		UNION ALL SELECT layer FROM leases UNION ALL SELECT layer FROM cached_layers
 	) WHERE layer != '' GROUP BY layer`)
 	if err != nil {
 		return nil, fmt.Errorf("reading layers: %w", err)

@@ -28,7 +28,7 @@ func (tx *Tx) PutImage(i ami.Image) error {
 			return fmt.Errorf("writing image_snapshots: %w", err)
 		}
 	}
-	return nil
+	return tx.indexImage(i)
 }
 
 // Image reads an image. It returns ErrNotFound.
@@ -47,7 +47,9 @@ func (tx *Tx) ImageByName(owner, name string) (ami.Image, error) {
 func (tx *Tx) Images() ([]ami.Image, error) { return many[ami.Image](tx, "images", "TRUE") }
 
 // DeleteImage deletes an image's record.
-func (tx *Tx) DeleteImage(id ami.ImageID) error { return remove(tx, "images", "id = ?", string(id)) }
+func (tx *Tx) DeleteImage(id ami.ImageID) error {
+	return errors.Join(tx.unindexImage(id), remove(tx, "images", "id = ?", string(id)))
+}
 
 // PutSnapshot writes a snapshot.
 func (tx *Tx) PutSnapshot(s ami.Snapshot) error {
@@ -70,10 +72,11 @@ func (tx *Tx) DeleteSnapshot(id ami.SnapshotID) error {
 	return remove(tx, "snapshots", "id = ?", string(id))
 }
 
-// ImagesUsingSnapshot returns the pending and available images that map a snapshot.
+// ImagesUsingSnapshot returns the pending, available and disabled images that map a
+// snapshot.
 func (tx *Tx) ImagesUsingSnapshot(id ami.SnapshotID) (ids []ami.ImageID, err error) {
 	rows, err := tx.conn.QueryContext(tx.ctx, `SELECT images.id FROM image_snapshots JOIN images ON images.id = image
-		WHERE snapshot = ? AND images.state IN ('pending', 'available') ORDER BY images.created`, string(id))
+		WHERE snapshot = ? AND images.state IN ('pending', 'available', 'disabled') ORDER BY images.created`, string(id))
 	if err != nil {
 		return nil, fmt.Errorf("reading image_snapshots: %w", err)
 	}

@@ -87,13 +87,15 @@ func many[T any](tx *Tx, table, where string, args ...any) (docs []T, err error)
 // Verify reads every record, and returns an ErrDamaged for each that cannot be
 // read.
 func (tx *Tx) Verify() (damage []error, err error) {
-	var errs [6]error
+	var errs [8]error
 	_, errs[0] = tx.Images()
 	_, errs[1] = tx.Snapshots()
 	_, errs[2] = tx.Volumes()
 	_, errs[3] = tx.Instances()
 	_, errs[4] = tx.KeyPairs()
 	_, errs[5] = tx.Leases()
+	_, errs[6] = tx.CachedLayers()
+	_, errs[7] = many[json.RawMessage](tx, "settings", "TRUE")
 	for _, err := range errs {
 		if err != nil && !errors.Is(err, ErrDamaged) {
 			return nil, err

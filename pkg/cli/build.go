@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
 	"github.com/kamivm/kami/pkg/ami"
@@ -14,10 +16,15 @@ func (a *app) build() *cobra.Command {
 		Use: "build RECIPE", Short: "Build an image from a recipe", Args: args(1, 1), ValidArgsFunction: once(a.completeRecipes),
 		Long: `Build an image from a recipe: a folder with a recipe.yaml, or the name of one
 that comes with kami (tiny, debian-12, web). Names are looked up in the folders
-of KAMI_RECIPES, then in ./images and where kami is installed.`,
-		Example: "  kami build tiny\n  kami build ./images/web --name web-1",
+of KAMI_RECIPES, then in ./images and where kami is installed. A paravirtual
+image has the root file system alone: no partitions and no boot loader. An
+instance-store image is packed into a bundle, and registered of it.`,
+		Example: "  kami build tiny\n  kami build ./images/web --name web-1\n  kami build tiny --virtualization-type paravirtual --name tiny-pv\n  kami build tiny --root-device-type instance-store --name tiny-is",
 		RunE: func(c *cobra.Command, given []string) (err error) {
 			if in.Tags, err = parseTags(tags); err != nil {
+				return err
+			}
+			if err := errors.Join(oneOf("virtualization-type", in.VirtualizationType, ami.VirtualizationTypes()...), oneOf("root-device-type", in.RootDeviceType, ami.RootDeviceTypes()...)); err != nil {
 				return err
 			}
 			in.Recipe = given[0]
@@ -34,6 +41,12 @@ of KAMI_RECIPES, then in ./images and where kami is installed.`,
 	f.StringVar(&in.Name, "name", "", "`NAME` of the image (default the recipe's and the time)")
 	f.StringVar(&in.Description, "description", "", "`TEXT` of at most 255 characters (default the recipe's)")
 	f.BoolVar(&in.NoRelative, "no-relative", false, "do not lay the disk over a layer of the store that is like it")
+	virtualizationFlag(c, &in.VirtualizationType, "the recipe's, else hvm")
+	f.StringVar(&in.RootDeviceType, "root-device-type", "", "`TYPE` of the root: ebs or instance-store (default ebs)")
+	completeValues(c, "root-device-type", ami.RootDeviceTypes()...)
+	f.StringVar(&in.ImageLocation, "image-location", "", "`BUCKET/NAME` of the bundle of an instance-store image (default "+region.DefaultBucket+"/ and the image's name)")
+	must(c.RegisterFlagCompletionFunc("image-location", cobra.NoFileCompletions))
+	bundleStoreFlag(c, &in.Store)
 	f.BoolVar(&in.Keep, "keep", false, "keep the files, or the guest, of a build that fails")
 	must(c.RegisterFlagCompletionFunc("name", cobra.NoFileCompletions))
 	tagFlag(c, &tags)

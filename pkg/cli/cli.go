@@ -36,19 +36,28 @@ type app struct {
 	in       io.Reader
 	out, err io.Writer
 	flags    struct {
-		home, region, connect, output, query string
-		quiet                                bool
+		home, region, account, profile, connect, driver, output, query string
+		quiet                                                          bool
 	}
-	recipes  []string
-	progress *output.Progress
+	organizations map[string][]string // accounts by ARN
+	profiles      []string            // names of those in config.toml
+	recipes       []string
+	objects       string // address of the object store for bundles
+	progress      *output.Progress
 }
 
 // config is the home's optional config.toml.
 type config struct {
 	Region  string   `toml:"region"`
 	Connect string   `toml:"connect"`
+	Driver  string   `toml:"driver"`
 	Output  string   `toml:"output"`
 	Recipes []string `toml:"recipes"`
+	Account string   `toml:"account"`
+	// The accounts of organisations and of their units, by ARN.
+	Organizations map[string][]string `toml:"organizations"`
+	Profiles      map[string]profile  `toml:"profiles"`
+	Objects       string              `toml:"object_store"`
 }
 
 // exitError ends the program with a status and without a message.
@@ -130,7 +139,10 @@ guests, and saves a changed guest as the next image. Images cost what changed.`,
 	f := root.PersistentFlags()
 	f.StringVar(&a.flags.home, "home", "", "`FOLDER` that holds everything (KAMI_HOME)")
 	f.StringVar(&a.flags.region, "region", "", "`REGION` to work in (KAMI_REGION, default local-1)")
+	f.StringVar(&a.flags.account, "as", "", "`ACCOUNT` of 12 digits that asks (KAMI_ACCOUNT, default 000000000000)")
+	f.StringVar(&a.flags.profile, "profile", "", "`NAME` of the profile in config.toml to work by (KAMI_PROFILE)")
 	f.StringVar(&a.flags.connect, "connect", "", "`URI` of the libvirt to use, such as qemu:///session (KAMI_CONNECT)")
+	f.StringVar(&a.flags.driver, "driver", "", "`DRIVER` of new guests: libvirt, or qemu, which needs no libvirt (KAMI_DRIVER, default libvirt where it can be reached)")
 	f.StringVarP(&a.flags.output, "output", "o", "", "`FORMAT` of the results: table, json, yaml or id (KAMI_OUTPUT, default table)")
 	f.StringVar(&a.flags.query, "query", "", "JMESPath `EXPRESSION` that picks from the JSON form")
 	f.BoolVarP(&a.flags.quiet, "quiet", "q", false, "no progress on standard error")
@@ -139,7 +151,10 @@ guests, and saves a changed guest as the next image. Images cost what changed.`,
 	root.CompletionOptions.DisableDefaultCmd = true
 	complete := root.RegisterFlagCompletionFunc
 	must(complete("output", cobra.FixedCompletions(output.Formats(), cobra.ShellCompDirectiveNoFileComp)))
+	must(complete("driver", cobra.FixedCompletions(region.Drivers(), cobra.ShellCompDirectiveNoFileComp)))
 	must(complete("region", a.completeRegions))
+	must(complete("as", a.completeAccounts))
+	must(complete("profile", a.completeProfiles))
 	must(complete("home", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return nil, cobra.ShellCompDirectiveFilterDirs
 	}))
@@ -148,8 +163,8 @@ guests, and saves a changed guest as the next image. Images cost what changed.`,
 		commands  []*cobra.Command
 	}{
 		{"job", "The main job:", []*cobra.Command{a.build(), a.importImage(), a.launch(), a.ssh(), a.console()}},
-		{"nouns", "What a region holds:", []*cobra.Command{a.image(), a.instance(), a.volume(), a.snapshot(), a.key(), a.kms()}},
-		{"house", "The house:", []*cobra.Command{a.store(), a.region(), a.doctor(), a.version(), completion()}},
+		{"nouns", "What a region holds:", []*cobra.Command{a.image(), a.instance(), a.volume(), a.snapshot(), a.bin(), a.key(), a.kms(), a.kernel(), a.bundle()}},
+		{"house", "The house:", []*cobra.Command{a.store(), a.region(), a.account(), a.doctor(), a.version(), completion(), a.imds()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 		for _, c := range g.commands {
@@ -198,8 +213,13 @@ func (a *app) configure(cmd *cobra.Command, _ []string) error {
 	} else if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) { // what is wrong with the home is told by who needs it
 		return fmt.Errorf("the settings cannot be read: %w", err)
 	}
+	if err := a.settleProfile(&conf); err != nil {
+		return err
+	}
 	a.flags.region = first(a.flags.region, os.Getenv("KAMI_REGION"), conf.Region, region.DefaultRegion)
-	a.flags.connect = first(a.flags.connect, os.Getenv("KAMI_CONNECT"), conf.Connect)
+	if err := errors.Join(a.settleDriver(conf), a.settleAccount(conf)); err != nil {
+		return err
+	}
 	a.flags.output = first(a.flags.output, os.Getenv("KAMI_OUTPUT"), conf.Output, string(output.Table))
 	if !slices.Contains(output.Formats(), a.flags.output) {
 		return usagef("the output %q is not one of %s", a.flags.output, strings.Join(output.Formats(), ", "))
@@ -207,7 +227,7 @@ func (a *app) configure(cmd *cobra.Command, _ []string) error {
 	if err := output.CheckQuery(a.flags.query); err != nil {
 		return usageError{err}
 	}
-	a.recipes = conf.Recipes
+	a.recipes, a.objects = conf.Recipes, first(os.Getenv("KAMI_OBJECT_STORE"), conf.Objects)
 	if dirs := os.Getenv("KAMI_RECIPES"); dirs != "" {
 		a.recipes = filepath.SplitList(dirs)
 	}
@@ -227,7 +247,7 @@ func explainConfig(err error) error {
 	faults := make([]error, len(strict.Errors))
 	for i, e := range strict.Errors {
 		line, _ := e.Position()
-		faults[i] = fmt.Errorf("line %d: %q is no setting; those are region, connect, output and recipes", line, strings.Join(e.Key(), "."))
+		faults[i] = fmt.Errorf("line %d: %q is no setting; those are region, account, organizations, profiles, connect, driver, output, recipes and object_store", line, strings.Join(e.Key(), "."))
 	}
 	return errors.Join(faults...)
 }
@@ -257,7 +277,7 @@ func defaultRecipes() []string {
 }
 
 func (a *app) options() region.Options {
-	o := region.Options{Home: a.flags.home, Name: a.flags.region, Connect: a.flags.connect, RecipesDirs: a.recipes}
+	o := region.Options{Home: a.flags.home, Name: a.flags.region, Account: a.flags.account, Organizations: a.organizations, Connect: a.flags.connect, Driver: a.flags.driver, RecipesDirs: a.recipes, ObjectStore: a.objects, Program: program()}
 	if a.progress != nil {
 		o.Progress = a.progress
 	}

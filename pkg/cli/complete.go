@@ -61,7 +61,7 @@ func (a *app) complete(c *cobra.Command, find func(*region.Region) []string) ([]
 
 func (a *app) completeImages(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return a.complete(c, func(r *region.Region) (out []string) {
-		all, _ := r.DescribeImages(c.Context(), region.DescribeInput{})
+		all, _ := r.DescribeImages(c.Context(), region.DescribeInput{IncludeDeprecated: true, IncludeDisabled: true})
 		for _, i := range all {
 			out = append(out, string(i.ImageID)+"\t"+i.Name, i.Name)
 		}
@@ -130,11 +130,7 @@ func (a *app) completeRegions(c *cobra.Command, _ []string, _ string) ([]string,
 	if err := a.configure(c, nil); err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	all, _ := region.List(c.Context(), a.flags.home)
-	var out []string
-	for _, i := range all {
-		out = append(out, i.RegionName)
-	}
+	out, _ := region.Names(a.flags.home)
 	return out, cobra.ShellCompDirectiveNoFileComp
 }
 

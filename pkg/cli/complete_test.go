@@ -59,7 +59,7 @@ func TestCompletion(t *testing.T) {
 		{"--region lab-1 image show _", nil},
 		{"-o _", []string{"table", "json", "yaml", "id"}},
 		{"build ti", []string{"tiny"}},
-		{"help image r", []string{"register"}},
+		{"help image r", []string{"references", "register", "restore"}},
 		{"help image register _", nil},
 		{"completion z", []string{"zsh"}},
 		{"imag", []string{"image"}},

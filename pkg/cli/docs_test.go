@@ -46,8 +46,9 @@ The exit status is 0, or 1 when a command failed, 2 for a mistake in its words
 run there. [errors.md](errors.md) has the codes.
 
 Flags come first, then environment, then %[1]sconfig.toml%[1]s in the home, whose keys are
-%[1]sregion%[1]s, %[1]sconnect%[1]s, %[1]soutput%[1]s and %[1]srecipes%[1]s (folders to look recipes up in, as
-%[1]sKAMI_RECIPES%[1]s has them, with colons between).
+%[1]sregion%[1]s, %[1]saccount%[1]s, %[1]sconnect%[1]s, %[1]sdriver%[1]s, %[1]soutput%[1]s and %[1]srecipes%[1]s (folders to look recipes
+up in, as %[1]sKAMI_RECIPES%[1]s has them, with colons between). A section %[1]s[profiles.NAME]%[1]s has
+any of the first five, for %[1]s--profile NAME%[1]s.
 
 Flags of all commands:
 
@@ -56,7 +57,7 @@ Flags of all commands:
 	b.WriteString("\n| command | |\n| --- | --- |\n")
 	var last []*cobra.Command
 	for _, c := range commands(root)[1:] {
-		if !c.HasSubCommands() {
+		if !c.HasSubCommands() && !c.Parent().Hidden {
 			fmt.Fprintf(&b, "| [%s](#%s) | %s |\n", c.CommandPath(), strings.ReplaceAll(c.CommandPath(), " ", "-"), c.Short)
 			last = append(last, c)
 		}

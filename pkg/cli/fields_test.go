@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -19,9 +20,24 @@ var answers = []struct {
 	doc  any
 }{
 	{"images", imagesDoc(nil)},
+	{"kernels", imagesDoc(nil)},
+	{"image copy", region.CopiedImage{}},
+	{"image store", region.StoredImage{}},
+	{"image export", exportDoc(nil)},
 	{"image deregister", deregisterDoc(nil)},
+	{"image permission", permissionsDoc(region.ImagePermissions{})},
+	{"image prune", pruneDoc(region.PrunePlan{})},
+	{"image usage", usageDoc(region.ImageUsage{})},
+	{"image references", referencesDoc(nil)},
+	{"image ancestry", ancestryDoc(nil)},
+	{"bin", binDoc(nil)},
+	{"bin rule", rulesDoc(nil)},
+	{"region allowed-images", allowedDoc(region.AllowedImages{})},
+	{"region block-public-access", accessBlockDoc("")},
 	{"launch", ami.Reservation{}},
 	{"instances", instancesDoc(nil)},
+	{"instance metadata", factsDoc(nil)},
+	{"instance metadata options", metadataOptionsDoc("", ami.MetadataOptions{})},
 	{"volumes", volumesDoc(nil)},
 	{"volume attachment", ami.VolumeAttachment{}},
 	{"volume modify", modificationDoc(region.VolumeModification{})},
@@ -30,12 +46,16 @@ var answers = []struct {
 	{"snapshot diff", region.SnapshotDiff{}},
 	{"key pairs", keysDoc(nil)},
 	{"regions", regionsDoc(nil)},
+	{"accounts", accountsDoc(nil)},
 	{"store du", region.StoreUsage{}},
 	{"store gc", region.GCPlan{}},
 	{"store merge", mergeDoc(nil)},
 	{"store verify", verifyDoc(nil)},
 	{"doctor", checksDoc(nil)},
 	{"ssh target", region.SSHTarget{}},
+	{"bundles", bundlesDoc(nil)},
+	{"bundle verify", region.BundleReport{}},
+	{"bundle keys", bundleKeysDoc(nil)},
 }
 
 // TestJSONFields: programs read these names, so none changes unseen. A field may
@@ -107,6 +127,7 @@ func TestAnswersAreFrozen(t *testing.T) {
 		{"images", []string{"image", "list"}},
 		{"images", []string{"image", "show", "web-1"}},
 		{"images", []string{"image", "register", "--name", "web-2", "--block-device-mapping", "/dev/sda1=" + o.snapshot}},
+		{"kernels", []string{"kernel", "list"}},
 		{"instances", []string{"instance", "list"}},
 		{"volumes", []string{"volume", "list"}},
 		{"volumes", []string{"volume", "show", o.volume}},
@@ -115,9 +136,21 @@ func TestAnswersAreFrozen(t *testing.T) {
 		{"snapshots", []string{"snapshot", "create", o.blank}},
 		{"key pairs", []string{"key", "list"}},
 		{"regions", []string{"region", "list"}},
+		{"regions", []string{"region", "show", "local-1"}},
 		{"store du", []string{"store", "du"}},
 		{"store gc", []string{"store", "gc"}},
 		{"store verify", []string{"store", "verify"}},
+		{"image permission", []string{"image", "permission", "add", "web-1", "123456789012", "all"}},
+		{"image ancestry", []string{"image", "ancestry", "web-1"}},
+		{"image usage", []string{"image", "usage", "web-1"}},
+		{"image prune", []string{"image", "prune", "--name", "web-*", "--keep", "9"}},
+		{"bin rule", []string{"bin", "rule", "create", "--type", "EC2_IMAGE", "--days", "1", "--tag", "never"}},
+		{"region allowed-images", []string{"region", "allowed-images", "disabled", "--name", "web-*", "--max-age-days", "9"}},
+		{"region block-public-access", []string{"region", "block-public-access"}},
+		{"image copy", []string{"image", "copy", "web-1", "--name", "web-1-copy"}},
+		{"image store", []string{"image", "store", "web-1", t.TempDir()}},
+		{"image export", []string{"image", "export", "web-1", filepath.Join(t.TempDir(), "web-1.raw")}},
+		{"image prune", []string{"image", "prune", "--name", "web-2", "--keep", "0", "--keep-snapshots", "--dry-run"}},
 		{"image deregister", []string{"image", "deregister", "web-2", "--delete-snapshots"}},
 	} {
 		var v any

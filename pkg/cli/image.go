@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,22 +22,38 @@ func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") 
 func imagesDoc(all []ami.Image) any { return map[string]any{"Images": nonNil(all)} }
 
 func (a *app) printImages(images []ami.Image) error {
+	return a.printImagesPage(region.Page[ami.Image]{Items: images})
+}
+
+func (a *app) printImagesPage(p region.Page[ami.Image]) error {
 	type col = output.Column[ami.Image]
-	return output.List(a.printer(), imagesDoc(images), images, func(i ami.Image) string { return string(i.ImageID) }, []col{
+	return list(a, p, imagesDoc(p.Items), func(i ami.Image) string { return string(i.ImageID) }, []col{
 		{Title: "IMAGE", Text: func(i ami.Image) string { return string(i.ImageID) }},
 		{Title: "NAME", Text: func(i ami.Image) string { return i.Name }},
 		{Title: "STATE", Text: func(i ami.Image) string { return string(i.State) }},
 		{Title: "ARCH", Text: func(i ami.Image) string { return string(i.Architecture) }},
 		{Title: "SIZE", Text: imageSize},
-		{Title: "BOOT", Text: func(i ami.Image) string { return string(i.BootMode) }},
+		{Title: "BOOT", Text: imageBoot},
+		{Title: "ROOT", Text: func(i ami.Image) string { return i.RootDeviceType }},
 		{Title: "CONSISTENCY", Text: func(i ami.Image) string { return string(i.Consistency) }},
 		{Title: "CREATED", Text: func(i ami.Image) string { return stamp(i.CreationDate) }},
 	})
 }
 
+// imageBoot is how an image's guests start.
+func imageBoot(i ami.Image) string {
+	if i.VirtualizationType == ami.VirtualizationParavirtual {
+		return i.VirtualizationType
+	}
+	return string(i.BootMode)
+}
+
 // imageSize is the size of all volumes that an image brings.
 func imageSize(i ami.Image) string {
 	var sum int64
+	if i.Bundle != nil {
+		sum = (i.Bundle.SizeBytes + 1<<30 - 1) >> 30
+	}
 	for _, m := range i.BlockDeviceMappings {
 		if m.Ebs != nil && m.Ebs.VolumeSize != nil {
 			sum += *m.Ebs.VolumeSize
@@ -103,38 +120,43 @@ func parseMappings(list []string) ([]ami.BlockDeviceMapping, error) {
 }
 
 // list makes a verb that lists, and one that shows by id, of a noun.
-func (a *app) list(noun, example string, run func(context.Context, *region.Region, region.DescribeInput) error) *cobra.Command {
+func (a *app) list(noun, example string, run func(context.Context, *region.Region, region.DescribeInput) error, flags ...func(*cobra.Command, *region.DescribeInput)) *cobra.Command {
 	var filters []string
+	var in region.DescribeInput
 	c := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List " + noun, Example: example, Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions,
 		Long: "List " + noun + ", the oldest first. Filters are EC2's; all of them have to\nmatch, and values may have the wildcards * and ?.",
 		RunE: func(c *cobra.Command, _ []string) error {
-			f, err := parseFilters(filters)
-			if err != nil {
+			var err error
+			if in.Filters, err = parseFilters(filters); err != nil {
 				return err
 			}
-			return a.with(c.Context(), func(r *region.Region) error { return run(c.Context(), r, region.DescribeInput{Filters: f}) })
+			return a.with(c.Context(), func(r *region.Region) error { return run(c.Context(), r, in) })
 		},
 	}
 	filterFlag(c, &filters)
+	for _, add := range flags {
+		add(c, &in)
+	}
 	return c
 }
 
 func (a *app) image() *cobra.Command {
 	return group("image", "Make, find and retire images",
-		"  kami image list\n  kami image create i-0123456789abcdef0 --name web-2\n  kami image deregister web-1 --delete-snapshots", a.imageList(), a.imageShow(), a.imageCreate(), a.imageRegister(),
-		a.imageDeregister(), a.imageTree(), a.tag("image", "web-1", a.completeImages, a.imageRef), a.untag("image", "web-1", a.completeImages, a.imageRef))
+		"  kami image list\n  kami image create i-0123456789abcdef0 --name web-2\n  kami image deregister web-1 --delete-snapshots", a.orFar(a.imageList(), a.listFar), a.orFar(a.imageShow(), a.showFar), a.imageCreate(), a.imageRegister(), a.imageCopy(), a.imageStore(), a.imageRestore(), a.imageExport(),
+		a.orFar(a.imageDeregister(), a.deregisterFar), a.imagePrune(), a.imagePermission(), a.imageDeprecate(), a.imageDisable(), a.imageEnable(), a.imageProtect(), a.imageUnprotect(),
+		a.imageUsage(), a.imageReferences(), a.imageAncestry(), a.imageTree(), a.tag("image", "web-1", a.completeImages, a.imageRef), a.untag("image", "web-1", a.completeImages, a.imageRef))
 }
 
 func (a *app) imageList() *cobra.Command {
-	return a.list("images", "  kami image list\n  kami image list --filter 'name=web-*' -o id\n  kami image list --query 'Images[0].ImageId'",
+	return a.list("images", "  kami image list\n  kami image list --filter 'name=web-*' -o id\n  kami image list --owners self --max-items 20\n  kami image list --query 'Images[0].ImageId'",
 		func(ctx context.Context, r *region.Region, in region.DescribeInput) error {
-			images, err := r.DescribeImages(ctx, in)
+			page, err := r.DescribeImagesPage(ctx, in)
 			if err != nil {
 				return err
 			}
-			return a.printImages(images)
-		})
+			return a.printImagesPage(page)
+		}, pageFlags, ownersFlag, imageFindFlags)
 }
 
 func (a *app) imageShow() *cobra.Command {
@@ -199,13 +221,19 @@ func (a *app) imageRegister() *cobra.Command {
 	var in region.RegisterImageInput
 	var tags, mappings []string
 	var arch, boot string
+	var pv bootFlags
 	c := &cobra.Command{
-		Use: "register", Short: "Make an image over snapshots", Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "register", Short: "Make an image over snapshots, or of a bundle", Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions,
 		Long: `Make an image of snapshots that exist. One has to be mapped to the root device;
-it costs nothing, since an image only names its snapshots.`,
-		Example: "  kami image register --name web-5 --block-device-mapping /dev/sda1=snap-0123456789abcdef0",
+it costs nothing, since an image only names its snapshots.
+
+With --image-location make an instance-store image of a bundle, which has to be
+signed by a key that is trusted (kami bundle trust). Its guests have a root of
+their own that is made of the bundle and ends with them; what is not said here is
+the bundle's. A bundle that is changed afterwards is not launched any more.`,
+		Example: "  kami image register --name web-5 --block-device-mapping /dev/sda1=snap-0123456789abcdef0\n  kami image register --name pv-1 --block-device-mapping /dev/sda1=snap-0123456789abcdef0 --virtualization-type paravirtual\n  kami image register --name web-6 --image-location images/web-6.manifest",
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			if err := oneOf("architecture", arch, architectures()...); err != nil {
+			if err := errors.Join(oneOf("architecture", arch, architectures()...), oneOf("virtualization-type", in.VirtualizationType, ami.VirtualizationTypes()...)); err != nil {
 				return err
 			}
 			if in.Tags, err = parseTags(tags); err != nil {
@@ -215,7 +243,13 @@ it costs nothing, since an image only names its snapshots.`,
 				return err
 			}
 			in.Architecture, in.BootMode = ami.Architecture(arch), ami.BootMode(boot)
+			if in.ImageLocation == "" { // what a bundle says for itself
+				in.Architecture, in.RootDeviceName = cmp.Or(in.Architecture, ami.ArchX8664), cmp.Or(in.RootDeviceName, "/dev/sda1")
+			}
 			return a.with(c.Context(), func(r *region.Region) error {
+				if in.PVBoot, err = pv.read(c.Context(), r); err != nil {
+					return err
+				}
 				image, err := r.RegisterImage(c.Context(), in)
 				if err != nil {
 					return err
@@ -227,9 +261,17 @@ it costs nothing, since an image only names its snapshots.`,
 	f := c.Flags()
 	f.StringVar(&in.Name, "name", "", "`NAME` of the image (needed)")
 	f.StringVar(&in.Description, "description", "", "`TEXT` of at most 255 characters")
-	f.StringVar(&in.RootDeviceName, "root-device-name", "/dev/sda1", "`DEVICE` that the guest boots from")
-	f.StringVar(&arch, "architecture", "x86_64", "`ARCH` of the guest: x86_64, arm64 or i386")
+	f.StringVar(&in.ImageLocation, "image-location", "", "`LOCATION` of a bundle, BUCKET/NAME.manifest, for an instance-store image")
+	bundleStoreFlag(c, &in.Store)
+	allowUnsignedFlag(c, &in.AllowUnsigned)
+	must(c.RegisterFlagCompletionFunc("image-location", a.completeBundles))
+	f.StringVar(&in.RootDeviceName, "root-device-name", "", "`DEVICE` that the guest boots from (default /dev/sda1)")
+	f.StringVar(&arch, "architecture", "", "`ARCH` of the guest: x86_64, arm64 or i386 (default x86_64)")
 	f.StringVar(&boot, "boot-mode", "", "`MODE` of booting: legacy-bios, uefi or uefi-preferred (default the architecture's)")
+	f.StringVar(&in.ImdsSupport, "imds-support", "", "`VERSION` v2.0 says that the image asks for its metadata with tokens")
+	completeValues(c, "imds-support", ami.IMDSv2)
+	virtualizationFlag(c, &in.VirtualizationType, "hvm, or the bundle's")
+	pv.add(a, c, "the bundle's, else ")
 	must(c.MarkFlagRequired("name"))
 	completeValues(c, "boot-mode", bootModes()...)
 	completeValues(c, "architecture", architectures()...)
@@ -246,17 +288,20 @@ func (a *app) imageDeregister() *cobra.Command {
 	c := &cobra.Command{
 		Use: "deregister IMAGE...", Aliases: []string{"rm"}, Short: "Retire images; instances live on", Args: args(1, -1), ValidArgsFunction: a.completeImages,
 		Long: `Retire images. Instances that were launched of them live on. Their snapshots stay
-too, and go on costing disk, unless --delete-snapshots is given.`,
+too, and go on costing disk, unless --delete-snapshots is given: then it is told
+of each what became of it, and how many bytes were really freed. What a rule of
+the recycle bin covers goes there (kami bin). The bundle of an instance-store
+image stays where it is: kami bundle delete.`,
 		Example: "  kami image deregister web-1\n  kami image deregister web-1 --delete-snapshots",
 		RunE: func(c *cobra.Command, given []string) error {
 			return a.with(c.Context(), func(r *region.Region) error {
 				var done []region.DeregisterResult
 				err := allOrNone(given, dry, func(ref string, dry bool) error {
-					image, err := r.ResolveImage(c.Context(), ref, false)
+					id, err := a.ownImageID(c.Context(), r, ref)
 					if err != nil {
 						return err
 					}
-					res, err := r.DeregisterImage(c.Context(), image.ImageID, del, dry)
+					res, err := r.DeregisterImage(c.Context(), id, del, dry)
 					if err == nil {
 						done = append(done, res)
 					}
@@ -274,6 +319,13 @@ too, and go on costing disk, unless --delete-snapshots is given.`,
 							s = append(s, string(r.SnapshotID)+" "+r.ReturnCode)
 						}
 						return strings.Join(s, ", ")
+					}},
+					{Title: "FREED", Text: func(d region.DeregisterResult) string { return output.Bytes(d.Freed) }},
+					{Title: "IN THE BIN UNTIL", Text: func(d region.DeregisterResult) string {
+						if d.RecycleBinExit.IsZero() {
+							return ""
+						}
+						return stamp(d.RecycleBinExit)
 					}},
 				})
 			})

@@ -26,7 +26,7 @@ was saved from. The size is what the image alone costs on disk.`,
 				return usageError{fmt.Errorf("the format %q is not one of %v", format, treeFormats())}
 			}
 			return a.with(c.Context(), func(r *region.Region) error {
-				images, err := r.DescribeImages(c.Context(), region.DescribeInput{})
+				images, err := r.DescribeImages(c.Context(), region.DescribeInput{IncludeDeprecated: true, IncludeDisabled: true})
 				if err != nil {
 					return err
 				}

@@ -80,7 +80,7 @@ func (a *app) instanceIDs(ctx context.Context, r *region.Region, refs []string) 
 func (a *app) instance() *cobra.Command {
 	return group("instance", "See and control instances",
 		"  kami instance list\n  kami instance stop i-0123456789abcdef0\n  kami instance terminate i-0123456789abcdef0", a.instanceList(), a.instanceShow(), a.instanceStart(), a.instanceStop(),
-		a.instanceReboot(), a.instanceTerminate(), a.instanceWait(), a.instanceReplaceRoot(), a.tag("instance", "i-0123456789abcdef0", a.completeInstances, a.instanceRef),
+		a.instanceReboot(), a.instanceTerminate(), a.instanceWait(), a.instanceReplaceRoot(), a.instanceMetadata(), a.tag("instance", "i-0123456789abcdef0", a.completeInstances, a.instanceRef),
 		a.untag("instance", "i-0123456789abcdef0", a.completeInstances, a.instanceRef))
 }
 
@@ -89,12 +89,12 @@ func instancesDoc(all []ami.Instance) any { return map[string]any{"Instances": n
 func (a *app) instanceList() *cobra.Command {
 	return a.list("instances", "  kami instance list\n  kami instance list --filter instance-state-name=running -o id",
 		func(ctx context.Context, r *region.Region, in region.DescribeInput) error {
-			all, err := r.DescribeInstances(ctx, in)
+			page, err := r.DescribeInstancesPage(ctx, in)
 			if err != nil {
 				return err
 			}
-			return a.printInstances(instancesDoc(all), all)
-		})
+			return a.tellMore(page.NextToken, a.printInstances(withToken(instancesDoc(page.Items), page.NextToken), page.Items))
+		}, pageFlags)
 }
 
 // onInstances makes a verb that acts on instances and shows what became of them.

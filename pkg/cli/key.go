@@ -27,6 +27,7 @@ func (a *app) printKeys(all []ami.KeyPair) error {
 
 func (a *app) key() *cobra.Command {
 	return group("key", "Make and keep key pairs", "  kami key create me\n  kami launch web-1 --key-name me", a.keyCreate(), a.keyImport(),
+		a.tag("key", "me", a.completeKeys, a.keyRef), a.untag("key", "me", a.completeKeys, a.keyRef),
 		a.list("key pairs", "  kami key list", func(ctx context.Context, r *region.Region, in region.DescribeInput) error {
 			all, err := r.DescribeKeyPairs(ctx, in)
 			if err != nil {

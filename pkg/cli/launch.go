@@ -22,7 +22,8 @@ func waits() []string {
 func (a *app) launch() *cobra.Command {
 	var in region.RunInstancesInput
 	var tags, mappings []string
-	var boot, shutdown, wait, userData, name string
+	var boot, shutdown, wait, userData, name, metadata string
+	var pv bootFlags
 	var limit time.Duration
 	c := &cobra.Command{
 		Use: "launch IMAGE", Short: "Launch instances of an image", Args: args(1, 1), ValidArgsFunction: once(a.completeImages),
@@ -48,8 +49,16 @@ the error has the last lines of its console, and the guest stays for a look.`,
 			if in.UserData, err = a.userData(userData); err != nil {
 				return err
 			}
+			if metadata != "" {
+				if in.MetadataOptions, err = ami.ParseMetadataOptions(metadata); err != nil {
+					return err
+				}
+			}
 			in.Image, in.BootMode, in.ShutdownBehavior = given[0], ami.BootMode(boot), ami.ShutdownBehavior(shutdown)
 			return a.with(c.Context(), func(r *region.Region) error {
+				if in.PVBoot, err = pv.read(c.Context(), r); err != nil {
+					return err
+				}
 				res, err := r.RunInstances(c.Context(), in)
 				if err != nil {
 					return err
@@ -76,14 +85,17 @@ the error has the last lines of its console, and the guest stays for a look.`,
 	f.StringVar(&in.KeyName, "key-name", "", "`NAME` of the key pair that the guest lets in")
 	f.StringVar(&userData, "user-data", "", "`TEXT` for cloud-init, or @FILE, file://FILE or - for standard input; at most 16 KiB")
 	f.StringVar(&boot, "boot-mode", "", "`MODE` of booting, instead of the image's: legacy-bios, uefi or uefi-preferred")
+	pv.add(a, c, "the image's, else ")
 	f.StringVar(&shutdown, "shutdown-behavior", "", "`WHAT` a shutdown inside the guest does: stop or terminate (default stop)")
 	f.StringVar(&in.Hostname, "hostname", "", "host `NAME` (default the instance's id)")
 	f.StringVar(&name, "name", "", "`NAME` (tag) of the instances, by which they can be called")
 	f.StringVar(&in.Network, "network", "", "`NETWORK` of the hypervisor, or user for none (default the one named default where the system's libvirt has it up, else user)")
+	f.StringVar(&metadata, "metadata-options", "", "`OPTIONS` of the metadata service: HttpTokens=required,InstanceMetadataTags=enabled and the like")
 	f.BoolVar(&in.RequireKVM, "require-kvm", false, "fail rather than emulate")
 	f.StringVar(&wait, "wait", "", "`STATE` to wait for: running, booted, or ssh (its ssh server answers)")
 	f.DurationVar(&limit, "wait-timeout", region.DefaultWait, "`TIME` to wait at most")
 	must(c.RegisterFlagCompletionFunc("key-name", a.completeKeys))
+	must(c.RegisterFlagCompletionFunc("metadata-options", cobra.NoFileCompletions))
 	completeValues(c, "wait", waits()...)
 	completeValues(c, "boot-mode", bootModes()...)
 	completeValues(c, "shutdown-behavior", "stop", "terminate")

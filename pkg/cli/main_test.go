@@ -35,7 +35,7 @@ func mustKami(t *testing.T, args ...string) string {
 func newHome(t *testing.T) string {
 	t.Helper()
 	home := filepath.Join(t.TempDir(), "home")
-	for _, name := range []string{"KAMI_REGION", "KAMI_CONNECT", "KAMI_OUTPUT", "KAMI_RECIPES"} {
+	for _, name := range []string{"KAMI_REGION", "KAMI_CONNECT", "KAMI_DRIVER", "KAMI_OUTPUT", "KAMI_RECIPES", "KAMI_ACCOUNT", "KAMI_PROFILE"} {
 		t.Setenv(name, "")
 	}
 	t.Setenv("KAMI_HOME", home)

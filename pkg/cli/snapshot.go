@@ -13,8 +13,12 @@ import (
 func snapshotsDoc(all []ami.Snapshot) any { return map[string]any{"Snapshots": nonNil(all)} }
 
 func (a *app) printSnapshots(all []ami.Snapshot) error {
+	return a.printSnapshotsPage(region.Page[ami.Snapshot]{Items: all})
+}
+
+func (a *app) printSnapshotsPage(p region.Page[ami.Snapshot]) error {
 	type col = output.Column[ami.Snapshot]
-	return output.List(a.printer(), snapshotsDoc(all), all, func(s ami.Snapshot) string { return string(s.SnapshotID) }, []col{
+	return list(a, p, snapshotsDoc(p.Items), func(s ami.Snapshot) string { return string(s.SnapshotID) }, []col{
 		{Title: "SNAPSHOT", Text: func(s ami.Snapshot) string { return string(s.SnapshotID) }},
 		{Title: "STATE", Text: func(s ami.Snapshot) string { return string(s.State) }},
 		{Title: "SIZE", Text: func(s ami.Snapshot) string { return gibibytes(s.VolumeSize) }},
@@ -46,12 +50,12 @@ func (a *app) snapshot() *cobra.Command {
 		"  kami snapshot create vol-0123456789abcdef0\n  kami snapshot list",
 		a.list("snapshots", "  kami snapshot list\n  kami snapshot list --filter status=completed",
 			func(ctx context.Context, r *region.Region, in region.DescribeInput) error {
-				all, err := r.DescribeSnapshots(ctx, in)
+				page, err := r.DescribeSnapshotsPage(ctx, in)
 				if err != nil {
 					return err
 				}
-				return a.printSnapshots(all)
-			}), show, a.snapshotCreate(), a.snapshotCopy(), a.snapshotDelete(), a.snapshotDiff(), a.snapshotExport(),
+				return a.printSnapshotsPage(page)
+			}, pageFlags, ownersFlag), show, a.snapshotCreate(), a.snapshotCopy(), a.snapshotDelete(), a.snapshotDiff(), a.snapshotExport(), a.snapshotLock(), a.snapshotUnlock(),
 		a.tag("snapshot", "snap-0123456789abcdef0", a.completeSnapshots, a.snapshotRef), a.untag("snapshot", "snap-0123456789abcdef0", a.completeSnapshots, a.snapshotRef))
 }
 

@@ -21,7 +21,8 @@ func (a *app) storeUsage() *cobra.Command {
 that an image stands on. Of these UNIQUE is what no other image stands on and
 SHARED the rest; FREED is what deregistering the image with its snapshots
 (kami image deregister --delete-snapshots) would free, which is less than UNIQUE
-where a volume or another snapshot needs a layer.`,
+where a volume or another snapshot needs a layer. What goes into the recycle bin
+is freed when it leaves there.`,
 		Example: "  kami store du\n  kami store du -o json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.with(c.Context(), func(r *region.Region) error {
@@ -44,7 +45,7 @@ where a volume or another snapshot needs a layer.`,
 				if err != nil || !a.asTable() || !output.IsTerminal(a.out) {
 					return err
 				}
-				_, err = fmt.Fprintf(a.out, "All layers take %s, volumes %s; %s of the layers are garbage.\n", output.Bytes(u.Layers), output.Bytes(u.Volumes), output.Bytes(u.Garbage))
+				_, err = fmt.Fprintf(a.out, "All layers take %s, %s of them cached and %s for the recycle bin alone, volumes %s, kernels and other objects %s; %s is garbage.\n", output.Bytes(u.Layers), output.Bytes(u.Cache), output.Bytes(u.Bin), output.Bytes(u.Volumes), output.Bytes(u.Objects), output.Bytes(u.Garbage))
 				return err
 			})
 		},
@@ -55,21 +56,27 @@ where a volume or another snapshot needs a layer.`,
 func (a *app) asTable() bool { return a.flags.output == string(output.Table) && a.flags.query == "" }
 
 func (a *app) storeGC() *cobra.Command {
-	var dry, orphans bool
+	var in region.GCInput
+	var dry bool
 	c := &cobra.Command{
 		Use: "gc", Short: "Remove what nothing needs", Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions,
-		Long: `Remove the layers that no image, snapshot or volume needs, and the small files
-that killed commands left. What is going to be removed is listed first; what no
-record names and stays all the same is listed with the reason. What a command at
-work or a running guest has is never touched.
+		Long: `Remove the layers that no image, snapshot or volume needs, the kernels and other
+objects that no image names, and the small files that killed commands left. What
+is going to be removed is listed first; what no record names and stays all the
+same is listed with the reason. What a command at work or a running guest has is
+never touched.
+
+The roots of instance-store images are kept once they were fetched, so that the
+next launch costs nothing. They go when no image is of their bundle any more, when
+no launch has used them for 30 days, and with --cache.
 
 Disks and folders without a record are left by no command: they are there where
 the catalog was lost or brought back from a backup, and hold what a person made.
 They go only with --orphans.`,
-		Example: "  kami store gc --dry-run\n  kami store gc\n  kami store gc --orphans --dry-run",
+		Example: "  kami store gc --dry-run\n  kami store gc --cache\n  kami store gc --orphans --dry-run",
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.with(c.Context(), func(r *region.Region) error {
-				plan, err := r.PlanGarbage(c.Context(), orphans)
+				plan, err := r.PlanGarbage(c.Context(), in)
 				if err != nil {
 					return err
 				}
@@ -95,7 +102,8 @@ They go only with --orphans.`,
 		},
 	}
 	dryFlag(c, &dry)
-	c.Flags().BoolVar(&orphans, "orphans", false, "also the disks of volumes, folders of instances and drafts of snapshots that no record names")
+	c.Flags().BoolVar(&in.Cache, "cache", false, "also what was cached of bundles and empty ephemeral disks, and no guest has: the next launch makes it again")
+	c.Flags().BoolVar(&in.Orphans, "orphans", false, "also the disks of volumes, folders of instances and drafts of snapshots that no record names")
 	return c
 }
 

@@ -102,7 +102,7 @@ func (a *app) printVerified(v region.Verification) error {
 // names are those of the images, as far as they are known.
 func names(ctx context.Context, r *region.Region) map[ami.ImageID]string {
 	out := map[ami.ImageID]string{}
-	images, err := r.DescribeImages(context.WithoutCancel(ctx), region.DescribeInput{})
+	images, err := r.DescribeImages(context.WithoutCancel(ctx), region.DescribeInput{IncludeDeprecated: true, IncludeDisabled: true})
 	for _, i := range images {
 		if err == nil {
 			out[i.ImageID] = i.Name

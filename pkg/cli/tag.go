@@ -51,6 +51,14 @@ func (a *app) volumeRef(_ context.Context, _ *region.Region, ref string) (string
 	return string(id), err
 }
 
+func (a *app) keyRef(ctx context.Context, r *region.Region, name string) (string, error) {
+	all, err := r.DescribeKeyPairs(ctx, region.DescribeInput{IDs: []string{name}})
+	if err != nil {
+		return "", err
+	}
+	return string(all[0].KeyPairID), nil
+}
+
 // placeholder is a noun as it stands in a command's usage.
 func placeholder(noun string) string { return strings.ToUpper(noun) }
 

@@ -57,7 +57,7 @@ func TestTablesOnATerminal(t *testing.T) {
 		titles []string
 		rows   int
 	}{
-		{"image list", []string{"IMAGE", "NAME", "STATE", "ARCH", "SIZE", "BOOT", "CONSISTENCY", "CREATED"}, 2},
+		{"image list", []string{"IMAGE", "NAME", "STATE", "ARCH", "SIZE", "BOOT", "ROOT", "CONSISTENCY", "CREATED"}, 2},
 		{"instance list", []string{"INSTANCE", "NAME", "STATE", "IMAGE", "TYPE", "ACCEL", "ADDRESS", "LAUNCHED"}, 0},
 		{"volume list", []string{"VOLUME", "STATE", "SIZE", "SNAPSHOT", "INSTANCE", "DEVICE", "CREATED", "ENCRYPTED"}, 2},
 		{"snapshot list", []string{"SNAPSHOT", "STATE", "SIZE", "ON DISK", "LAYER", "CONSISTENCY", "VOLUME", "STARTED", "ENCRYPTED"}, 1},

@@ -14,6 +14,8 @@ import (
 // usageError is a mistake in the command's words: nothing was begun.
 type usageError struct{ error }
 
+func (e usageError) Unwrap() error { return e.error }
+
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // seeHelp is where a command's words are explained.

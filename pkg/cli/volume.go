@@ -20,6 +20,10 @@ func volumesDoc(all []ami.Volume) any {
 }
 
 func (a *app) printVolumes(all []ami.Volume) error {
+	return a.printVolumesPage(region.Page[ami.Volume]{Items: all})
+}
+
+func (a *app) printVolumesPage(p region.Page[ami.Volume]) error {
 	type col = output.Column[ami.Volume]
 	at := func(v ami.Volume) ami.VolumeAttachment {
 		if len(v.Attachments) == 0 {
@@ -27,7 +31,7 @@ func (a *app) printVolumes(all []ami.Volume) error {
 		}
 		return v.Attachments[0]
 	}
-	return output.List(a.printer(), volumesDoc(all), all, func(v ami.Volume) string { return string(v.VolumeID) }, []col{
+	return list(a, p, volumesDoc(p.Items), func(v ami.Volume) string { return string(v.VolumeID) }, []col{
 		{Title: "VOLUME", Text: func(v ami.Volume) string { return string(v.VolumeID) }},
 		{Title: "STATE", Text: func(v ami.Volume) string { return string(v.State) }},
 		{Title: "SIZE", Text: func(v ami.Volume) string { return gibibytes(v.Size) }},
@@ -58,12 +62,12 @@ func (a *app) volume() *cobra.Command {
 		"  kami volume create --size 20\n  kami volume attach vol-0123456789abcdef0 i-0123456789abcdef0",
 		a.list("volumes", "  kami volume list\n  kami volume list --filter status=available",
 			func(ctx context.Context, r *region.Region, in region.DescribeInput) error {
-				all, err := r.DescribeVolumes(ctx, in)
+				page, err := r.DescribeVolumesPage(ctx, in)
 				if err != nil {
 					return err
 				}
-				return a.printVolumes(all)
-			}), show, a.volumeCreate(), a.volumeModify(), a.volumeDelete(), a.volumeAttach(), a.volumeDetach(),
+				return a.printVolumesPage(page)
+			}, pageFlags), show, a.volumeCreate(), a.volumeModify(), a.volumeDelete(), a.volumeAttach(), a.volumeDetach(),
 		a.tag("volume", "vol-0123456789abcdef0", a.completeVolumes, a.volumeRef), a.untag("volume", "vol-0123456789abcdef0", a.completeVolumes, a.volumeRef))
 }
 

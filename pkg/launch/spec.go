@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/goccy/go-yaml"
 	"github.com/google/uuid"
 
 	"github.com/kamivm/kami/pkg/ami"
@@ -17,10 +16,13 @@ type Plan struct {
 	Instance   ami.Instance
 	Disks      []Disk // root first
 	Seed       string
-	NVRAM      string // for UEFI
+	NVRAM      string         // for UEFI
+	Kernel     machine.Kernel // of a paravirtual instance
 	ConsoleLog string
 	Accel      machine.Accel
 	SSHPort    int // on 127.0.0.1, with user networking
+	// Metadata is the program that answers for the metadata service, nil for none.
+	Metadata []string
 	// AgentSocket is a short path for the guest agent's channel, "" to let the
 	// hypervisor choose one.
 	AgentSocket string
@@ -44,11 +46,16 @@ func BuildSpec(p Plan) (machine.Spec, error) {
 	spec := machine.Spec{
 		ID: inst.InstanceID, Name: "kami-" + string(inst.InstanceID), UUID: UUID(inst.InstanceID),
 		CPUs: inst.CPUs, MemoryMiB: inst.MemoryMiB, Arch: inst.Architecture, Accel: p.Accel,
-		Network: machine.Network{MAC: inst.MAC, Name: inst.Network, SSHPort: p.SSHPort, Hostname: inst.Hostname},
+		Network: machine.Network{MAC: inst.MAC, Name: inst.Network, SSHPort: p.SSHPort, Hostname: inst.Hostname, Metadata: p.Metadata},
 		Console: machine.Console{Log: p.ConsoleLog}, Agent: true, AgentSocket: p.AgentSocket,
 		Title: fmt.Sprintf("%s of %s", inst.InstanceID, inst.ImageID),
 	}
-	if inst.CurrentBootMode == ami.BootUEFI {
+	if inst.VirtualizationType == ami.VirtualizationParavirtual {
+		if p.Kernel.Path == "" {
+			return machine.Spec{}, errors.New("a paravirtual instance without a kernel cannot boot")
+		}
+		spec.Kernel = p.Kernel
+	} else if inst.CurrentBootMode == ami.BootUEFI {
 		spec.Firmware = machine.Firmware{UEFI: true, NVRAM: p.NVRAM}
 	}
 	for _, d := range p.Disks {
@@ -84,18 +91,3 @@ func NewMAC() string {
 
 // Hostname is the name that a guest has when none was asked for.
 func Hostname(id ami.InstanceID) string { return string(id) }
-
-// MetaData renders NoCloud's meta-data: who the guest is, and the public keys
-// that it lets in.
-func MetaData(inst ami.Instance, publicKeys []string) []byte {
-	doc := struct {
-		InstanceID string   `yaml:"instance-id"`
-		Hostname   string   `yaml:"local-hostname"`
-		PublicKeys []string `yaml:"public-keys,omitempty"`
-	}{string(inst.InstanceID), inst.Hostname, publicKeys}
-	b, err := yaml.Marshal(doc)
-	if err != nil { // strings always marshal
-		panic(err)
-	}
-	return b
-}

@@ -4,7 +4,6 @@ import (
 	"regexp"
 	"testing"
 
-	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kamivm/kami/pkg/ami"
@@ -54,6 +53,22 @@ func TestBuildSpec(t *testing.T) {
 	}{
 		{"legacy BIOS", func(*Plan) {}, func(*machine.Spec) {}},
 		{
+			"paravirtual: a kernel, and no firmware whatever the record says",
+			func(p *Plan) {
+				p.Instance.VirtualizationType, p.Instance.CurrentBootMode = ami.VirtualizationParavirtual, ami.BootUEFI
+				p.Kernel = machine.Kernel{Path: "/r/instances/i/kernel", Cmdline: "root=/dev/vda"}
+			},
+			func(s *machine.Spec) {
+				s.Kernel = machine.Kernel{Path: "/r/instances/i/kernel", Cmdline: "root=/dev/vda"}
+			},
+		},
+		{"hvm: no kernel", func(p *Plan) { p.Kernel.Path = "/k" }, func(*machine.Spec) {}},
+		{
+			"a metadata service, and no seed",
+			func(p *Plan) { p.Metadata, p.Seed = []string{"/bin/kami", "imds"}, "" },
+			func(s *machine.Spec) { s.Network.Metadata, s.Disks = []string{"/bin/kami", "imds"}, s.Disks[:2] },
+		},
+		{
 			"UEFI: what the instance boots with counts, not what the image asks for",
 			func(p *Plan) { p.Instance.CurrentBootMode = ami.BootUEFI },
 			func(s *machine.Spec) { s.Firmware = machine.Firmware{UEFI: true, NVRAM: "/r/instances/i/nvram"} },
@@ -91,6 +106,14 @@ func TestBuildSpec(t *testing.T) {
 func TestBuildSpecWithoutDisks(t *testing.T) {
 	plan := somePlan()
 	plan.Disks = nil
+	if got, err := BuildSpec(plan); err == nil {
+		t.Errorf("got %+v, want an error", got)
+	}
+}
+
+func TestBuildSpecWithoutKernel(t *testing.T) {
+	plan := somePlan()
+	plan.Instance.VirtualizationType = ami.VirtualizationParavirtual
 	if got, err := BuildSpec(plan); err == nil {
 		t.Errorf("got %+v, want an error", got)
 	}
@@ -138,40 +161,5 @@ func TestNewMAC(t *testing.T) {
 func TestHostname(t *testing.T) {
 	if got := Hostname(someInstance); got != string(someInstance) {
 		t.Errorf("got %q, want %q", got, someInstance)
-	}
-}
-
-func TestMetaData(t *testing.T) {
-	tests := []struct {
-		name     string
-		hostname string
-		keys     []string
-	}{
-		{"no keys", "web", nil},
-		{"two keys", "web", []string{"ssh-ed25519 AAAAC3Nza me@home", "ssh-rsa AAAAB3 you # there: \"q\" 'q'"}},
-		{"a number is text", "0123", []string{"42"}},
-		{"a truth is text", "yes", []string{"true", "null", "~"}},
-		{"nothing YAML would take for its own", "- web: {a}", []string{"&x", "*x", "!x", "%x", "@x", "`x", "| x", "> x", "---"}},
-		{"lines", "web\nshutdown: now", []string{"ssh-rsa AAAA\n", " blank before", "behind "}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			text := MetaData(ami.Instance{InstanceID: someInstance, Hostname: tt.hostname}, tt.keys)
-			var got map[string]any
-			if err := yaml.Unmarshal(text, &got); err != nil {
-				t.Fatalf("%v in:\n%s", err, text)
-			}
-			want := map[string]any{"instance-id": string(someInstance), "local-hostname": tt.hostname}
-			if tt.keys != nil {
-				var keys []any
-				for _, k := range tt.keys {
-					keys = append(keys, k)
-				}
-				want["public-keys"] = keys
-			}
-			if d := cmp.Diff(want, got); d != "" {
-				t.Errorf("meta-data (-want +got):\n%s\nin:\n%s", d, text)
-			}
-		})
 	}
 }

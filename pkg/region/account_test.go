@@ -125,7 +125,7 @@ func TestPublicImage(t *testing.T) {
 		t.Errorf("got the costs %+v, want those of both images", usage.Images)
 	}
 	_, err = o.DeregisterImage(t.Context(), i.ImageID, false, false)
-	wantCode(t, err, ami.CodeInvalidAMIIDNotFound)
+	wantCode(t, err, ami.CodeAuthFailure)
 	wantCode(t, o.DeleteSnapshot(t.Context(), rootSnapshot(i), false), ami.CodeInvalidSnapshotNotFound)
 	_, err = o.CreateVolume(t.Context(), CreateVolumeInput{SnapshotID: rootSnapshot(i)})
 	wantCode(t, err, ami.CodeInvalidSnapshotNotFound)

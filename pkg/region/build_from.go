@@ -25,7 +25,7 @@ const buildLimit = 10 * time.Minute
 // buildFrom makes an image by changing a booted guest of another one: the way
 // in which EC2 images are made. The guest is gone when it returns.
 func (r *Region) buildFrom(ctx context.Context, rec recipe.Recipe, in BuildInput) (image ami.Image, err error) {
-	base, err := r.baseOf(ctx, rec.From)
+	base, err := r.baseOf(ctx, rec.From, in.VirtualizationType)
 	if err != nil {
 		return ami.Image{}, err
 	}
@@ -63,27 +63,41 @@ func (r *Region) buildFrom(ctx context.Context, rec recipe.Recipe, in BuildInput
 	if rec.User != "" {
 		tags = withTag(tags, TagDefaultUser, rec.User)
 	}
-	return r.CreateImage(ctx, CreateImageInput{
-		InstanceID: id, Name: in.Name, Description: in.Description, Tags: withTag(tags, TagRecipe, rec.Name),
-	})
+	return r.saveBuilder(ctx, id, rec, in, tags)
 }
 
 // baseOf finds the image that a recipe stands on: by id, by name, or the newest
-// one that was built from the recipe of that name.
-func (r *Region) baseOf(ctx context.Context, from string) (ami.Image, error) {
+// one that was built from the recipe of that name, hvm unless virtualization says
+// otherwise.
+func (r *Region) baseOf(ctx context.Context, from, virtualization string) (ami.Image, error) {
 	base, err := r.ResolveImage(ctx, from, false)
+	if err == nil && base.IsInstanceStore() {
+		return base, ami.Errorf(ami.CodeInvalidParameterCombination, "The recipe stands on %q, whose guests cannot be stopped: its root is of instance-store, not of ebs.", from)
+	}
+	if err == nil && virtualization != "" && base.VirtualizationType != virtualization {
+		return base, ami.Errorf(ami.CodeInvalidParameterCombination, "The recipe stands on %q, which is %s, not %s.", from, base.VirtualizationType, virtualization)
+	}
 	if err == nil || ami.ErrorCode(err) != ami.CodeInvalidAMIIDNotFound {
 		return base, err
 	}
+	how := from
+	if virtualization == ami.VirtualizationParavirtual {
+		how += " --virtualization-type paravirtual"
+	} else {
+		virtualization = ami.VirtualizationHVM
+	}
 	built, ferr := r.DescribeImages(ctx, DescribeInput{Filters: []Filter{
-		{Name: "tag:" + TagRecipe, Values: []string{from}}, {Name: "state", Values: []string{string(ami.ImageAvailable)}},
+		{Name: "tag:" + TagRecipe, Values: []string{from}},
+		{Name: "state", Values: []string{string(ami.ImageAvailable)}},
+		{Name: "virtualization-type", Values: []string{virtualization}},
+		{Name: "root-device-type", Values: []string{ami.RootDeviceEBS}},
 	}})
 	if ferr != nil {
 		return ami.Image{}, ferr
 	}
 	if len(built) == 0 {
-		return ami.Image{}, ami.Errorf(ami.CodeInvalidAMIIDNotFound, "The recipe stands on %q, and there is no image of that id or name, nor one built from that recipe.", from).
-			WithHint("kami build %s makes it.", from)
+		return ami.Image{}, ami.Errorf(ami.CodeInvalidAMIIDNotFound, "The recipe stands on %q, and there is no image of that id or name, nor one built from that recipe as %s.", from, virtualization).
+			WithHint("kami build %s makes it.", how)
 	}
 	return slices.MaxFunc(built, func(a, b ami.Image) int { return a.CreationDate.Compare(b.CreationDate) }), nil
 }

@@ -37,6 +37,16 @@ func (r *Region) BuildImage(ctx context.Context, in BuildInput) (ami.Image, erro
 	if err := r.checkNewName(ctx, in.Name, in.Description, in.Tags); err != nil {
 		return ami.Image{}, err
 	}
+	if rec.From == "" && in.VirtualizationType == "" {
+		in.VirtualizationType = rec.VirtualizationType
+	}
+	virtualization, pv, err := r.bootOf(ctx, in.VirtualizationType, rec.Architecture, PVBoot{})
+	if err != nil {
+		return ami.Image{}, err
+	}
+	if err := r.checkBuildRoot(ctx, in); err != nil {
+		return ami.Image{}, err
+	}
 	if in.DryRun {
 		return ami.Image{}, dryRun("build %s as %q", rec.Name, in.Name)
 	}
@@ -49,7 +59,7 @@ func (r *Region) BuildImage(ctx context.Context, in BuildInput) (ami.Image, erro
 	}
 	defer scratch.Close()
 	res, err := build.Build(ctx, build.Options{
-		Recipe: rec, Tmp: scratch.Dir(), Progress: r.progress,
+		Recipe: rec, Tmp: scratch.Dir(), Progress: r.progress, Paravirtual: virtualization == ami.VirtualizationParavirtual,
 	})
 	if err != nil {
 		return ami.Image{}, r.buildFailed(err, rec.Name, scratch, in.Keep)
@@ -63,8 +73,12 @@ func (r *Region) BuildImage(ctx context.Context, in BuildInput) (ami.Image, erro
 	if err != nil {
 		return ami.Image{}, storeError(err, "The disk that was built cannot be read.")
 	}
+	if in.RootDeviceType == ami.RootDeviceInstanceStore {
+		return r.bundleBuilt(ctx, in, rec, virtualization, res, src)
+	}
 	image := r.newImage(in.Name, in.Description, in.Tags)
 	image.Architecture, image.BootMode = res.Architecture, res.BootMode
+	image.VirtualizationType, image.KernelID, image.ImdsSupport = virtualization, pv.KernelID, rec.ImdsSupport
 	if res.RootDeviceName != "" {
 		image.RootDeviceName = res.RootDeviceName
 	}

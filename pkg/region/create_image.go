@@ -19,7 +19,7 @@ func (r *Region) CreateImage(ctx context.Context, in CreateImageInput) (ami.Imag
 	if err != nil {
 		return ami.Image{}, err
 	}
-	if err := r.checkNewName(ctx, in.Name, in.Description, in.Tags); err != nil {
+	if err := errors.Join(checkImaged(inst), r.checkNewName(ctx, in.Name, in.Description, in.Tags)); err != nil {
 		return ami.Image{}, err
 	}
 	state := inst.State.Name
@@ -45,7 +45,8 @@ func (r *Region) CreateImage(ctx context.Context, in CreateImageInput) (ami.Imag
 	image := r.newImage(in.Name, in.Description, in.Tags)
 	image.Architecture, image.BootMode, image.RootDeviceName = inst.Architecture, inst.BootMode, inst.RootDeviceName
 	image.SourceImageID, image.SourceInstanceID = inst.ImageID, inst.InstanceID
-	image.Tags = inheritTags(image.Tags, source.Tags)
+	image.VirtualizationType, image.KernelID, image.RamdiskID, image.KernelCmdline = inst.VirtualizationType, inst.KernelID, inst.RamdiskID, inst.KernelCmdline
+	image.Tags, image.ImdsSupport = inheritTags(image.Tags, source.Tags), source.ImdsSupport
 	snaps := make([]ami.Snapshot, len(vols))
 	for i, v := range vols {
 		describe := fmt.Sprintf("Created by CreateImage(%s) for %s", inst.InstanceID, image.ImageID)
@@ -95,7 +96,7 @@ func (r *Region) imageOf(ctx context.Context, inst ami.Instance, image ami.Image
 		return ami.Image{}, err
 	}
 	if inst.CurrentBootMode == ami.BootUEFI {
-		if image.UEFIData, err = r.keepNVRAM(inst); err != nil {
+		if image.UEFIData, err = r.keepNVRAM(ctx, inst); err != nil {
 			return ami.Image{}, err
 		}
 	}
@@ -129,7 +130,7 @@ func (r *Region) imagedVolumes(ctx context.Context, inst ami.Instance, over []am
 	for _, bd := range inst.BlockDeviceMappings {
 		attached[ami.DeviceKey(bd.DeviceName)] = true
 		o := overOf(over, bd.DeviceName)
-		if bd.Virtual != "" {
+		if bd.Virtual != "" && bd.Virtual != ami.VirtualRoot { // of which a bundle can be made
 			continue
 		}
 		if o >= 0 {
@@ -144,7 +145,7 @@ func (r *Region) imagedVolumes(ctx context.Context, inst ami.Instance, over []am
 					"The mapping of %s changes more than DeleteOnTermination, which is all that can change for a volume that exists.", bd.DeviceName)
 			}
 		}
-		v, err := r.volume(ctx, bd.Ebs.VolumeID)
+		v, err := r.volumeRecord(ctx, bd.Ebs.VolumeID)
 		if err != nil {
 			return nil, err
 		}
@@ -279,7 +280,7 @@ func (r *Region) reload(ctx context.Context, inst ami.Instance, vols []ami.Volum
 	out := make([]ami.Volume, len(vols))
 	for i, v := range vols {
 		var err error
-		if out[i], err = r.volume(ctx, v.VolumeID); err != nil {
+		if out[i], err = r.volumeRecord(ctx, v.VolumeID); err != nil {
 			return nil, err
 		}
 		if err := checkAttached(out[i], inst.InstanceID); err != nil {
@@ -290,7 +291,7 @@ func (r *Region) reload(ctx context.Context, inst ami.Instance, vols []ami.Volum
 }
 
 // keepNVRAM stores the instance's UEFI variables as an object named by digest.
-func (r *Region) keepNVRAM(inst ami.Instance) (d digestName, err error) {
+func (r *Region) keepNVRAM(ctx context.Context, inst ami.Instance) (d digestName, err error) {
 	b, err := os.ReadFile(r.nvramPath(inst.InstanceID))
 	if errors.Is(err, os.ErrNotExist) {
 		return "", nil
@@ -298,5 +299,5 @@ func (r *Region) keepNVRAM(inst ami.Instance) (d digestName, err error) {
 	if err != nil {
 		return "", storeError(err, "The UEFI variables of %s cannot be read.", inst.InstanceID)
 	}
-	return r.putObject(b)
+	return r.putObject(ctx, b)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/catalog"
@@ -74,32 +75,6 @@ func (r *Region) legible(err error) error {
 	return nil
 }
 
-// DescribeImages returns the caller's images, oldest first.
-func (r *Region) DescribeImages(ctx context.Context, in DescribeInput) ([]ami.Image, error) {
-	for _, id := range in.IDs {
-		if _, err := ami.ParseImageID(id); err != nil {
-			return nil, err
-		}
-	}
-	if err := checkFilters(in.Filters, ami.MatchImage); err != nil {
-		return nil, err
-	}
-	var all []ami.Image
-	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
-		all, err = tx.Images()
-		return r.legible(err)
-	})
-	if err != nil {
-		return nil, storeError(err, "The images cannot be read.")
-	}
-	all = slices.DeleteFunc(all, func(i ami.Image) bool {
-		return i.State == ami.ImageDeregistered || i.OwnerID != r.account && !i.Public
-	})
-	slices.SortStableFunc(all, func(a, b ami.Image) int { return a.CreationDate.Compare(b.CreationDate) })
-	return find(in, all, func(i ami.Image) string { return string(i.ImageID) }, ami.MatchImage,
-		func(id string) error { return notFoundImage(ami.ImageID(id)) })
-}
-
 // image returns one image that the caller may use.
 func (r *Region) image(ctx context.Context, id ami.ImageID) (ami.Image, error) {
 	if _, err := ami.ParseImageID(string(id)); err != nil {
@@ -107,16 +82,18 @@ func (r *Region) image(ctx context.Context, id ami.ImageID) (ami.Image, error) {
 	}
 	var image ami.Image
 	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
-		image, err = tx.Image(id)
+		if image, err = tx.Image(id); err == nil && r.sees(image) {
+			err = r.checkAllowed(tx, image)
+		}
 		return err
 	})
 	switch {
-	case errors.Is(err, catalog.ErrNotFound), err == nil && image.OwnerID != r.account && !image.Public:
+	case errors.Is(err, catalog.ErrNotFound), err == nil && !r.sees(image):
 		return ami.Image{}, notFoundImage(id)
 	case err != nil:
 		return ami.Image{}, storeError(err, "The image %s cannot be read.", id)
 	case image.State == ami.ImageDeregistered:
-		return ami.Image{}, ami.Errorf(ami.CodeInvalidAMIIDUnavailable, "The image id '[%s]' is no longer available", id)
+		return ami.Image{}, unavailableImage(id)
 	}
 	return image, nil
 }
@@ -126,8 +103,13 @@ func (r *Region) image(ctx context.Context, id ami.ImageID) (ami.Image, error) {
 func (r *Region) ResolveImage(ctx context.Context, ref string, latest bool) (ami.Image, error) {
 	if strings.HasPrefix(ref, "ami-") && !latest {
 		if id, err := ami.ParseImageID(ref); err == nil {
-			return r.image(ctx, id)
+			image, err := r.image(ctx, id)
+			return r.shown(image), err
 		}
+	}
+	if isKernelID(ref) && parseAnyImageID(ref) == nil {
+		_, err := ami.ParseImageID(ref)
+		return ami.Image{}, err
 	}
 	images, err := r.DescribeImages(ctx, DescribeInput{Filters: []Filter{
 		{Name: "name", Values: []string{ref}}, {Name: "state", Values: []string{string(ami.ImageAvailable)}},
@@ -155,6 +137,13 @@ func (r *Region) ResolveImage(ctx context.Context, ref string, latest bool) (ami
 	return images[len(images)-1], nil
 }
 
+// DescribeSnapshotsPage is DescribeSnapshots a page at a time.
+func (r *Region) DescribeSnapshotsPage(ctx context.Context, in DescribeInput) (Page[ami.Snapshot], error) {
+	all, err := r.DescribeSnapshots(ctx, in)
+	return cut(r, in, "snapshots", all, err, func(s ami.Snapshot) string { return string(s.SnapshotID) },
+		func(s ami.Snapshot) time.Time { return s.StartTime })
+}
+
 // DescribeSnapshots returns the caller's snapshots, oldest first.
 func (r *Region) DescribeSnapshots(ctx context.Context, in DescribeInput) ([]ami.Snapshot, error) {
 	for _, id := range in.IDs {
@@ -165,41 +154,40 @@ func (r *Region) DescribeSnapshots(ctx context.Context, in DescribeInput) ([]ami
 	if err := checkFilters(in.Filters, ami.MatchSnapshot); err != nil {
 		return nil, err
 	}
+	owners, err := r.owners(in.Owners)
+	if err != nil {
+		return nil, err
+	}
 	var all []ami.Snapshot
-	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
+	err = r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
 		all, err = tx.Snapshots()
 		return r.legible(err)
 	})
 	if err != nil {
 		return nil, storeError(err, "The snapshots cannot be read.")
 	}
-	all = slices.DeleteFunc(all, func(s ami.Snapshot) bool { return s.OwnerID != r.account })
+	all = slices.DeleteFunc(all, func(s ami.Snapshot) bool { return s.OwnerID != r.account || s.State == ami.SnapshotRecoverable })
+	if len(owners) > 0 && !slices.ContainsFunc(owners, func(o catalog.Term) bool { return o.Name == "owner-id" && o.Pattern == r.account }) {
+		all = nil // none of others' is listed
+	}
 	slices.SortStableFunc(all, func(a, b ami.Snapshot) int { return a.StartTime.Compare(b.StartTime) })
 	return find(in, all, func(s ami.Snapshot) string { return string(s.SnapshotID) }, ami.MatchSnapshot,
 		func(id string) error { return notFoundSnapshot(ami.SnapshotID(id)) })
 }
 
 // snapshot returns one snapshot that the caller may launch from: its own, or one
-// of an image that it may launch.
-func (r *Region) snapshot(ctx context.Context, id ami.SnapshotID) (ami.Snapshot, error) {
+// that an image maps of those through which it launches.
+func (r *Region) snapshot(ctx context.Context, id ami.SnapshotID, through ...ami.Image) (ami.Snapshot, error) {
 	if _, err := ami.ParseSnapshotID(string(id)); err != nil {
 		return ami.Snapshot{}, err
 	}
 	var snap ami.Snapshot
 	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
-		if snap, err = tx.Snapshot(id); err != nil || snap.OwnerID == r.account {
-			return err
+		snap, err = tx.Snapshot(id)
+		if err == nil && (!r.lent(snap, through) || snap.State == ami.SnapshotRecoverable) {
+			err = catalog.ErrNotFound
 		}
-		users, err := tx.ImagesUsingSnapshot(id)
-		if err != nil {
-			return err
-		}
-		for _, user := range users {
-			if image, err := tx.Image(user); err != nil || image.Public {
-				return err
-			}
-		}
-		return catalog.ErrNotFound
+		return err
 	})
 	if errors.Is(err, catalog.ErrNotFound) {
 		return ami.Snapshot{}, notFoundSnapshot(id)
@@ -214,6 +202,13 @@ func (r *Region) ownSnapshot(ctx context.Context, id ami.SnapshotID) (ami.Snapsh
 		return ami.Snapshot{}, notFoundSnapshot(id)
 	}
 	return snap, err
+}
+
+// DescribeVolumesPage is DescribeVolumes a page at a time.
+func (r *Region) DescribeVolumesPage(ctx context.Context, in DescribeInput) (Page[ami.Volume], error) {
+	all, err := r.DescribeVolumes(ctx, in)
+	return cut(r, in, "volumes", all, err, func(v ami.Volume) string { return string(v.VolumeID) },
+		func(v ami.Volume) time.Time { return v.CreateTime })
 }
 
 // DescribeVolumes returns the caller's volumes, oldest first.

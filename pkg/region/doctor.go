@@ -14,6 +14,7 @@ import (
 
 	"github.com/kamivm/kami/pkg/hypervisor"
 	"github.com/kamivm/kami/pkg/hypervisor/libvirt"
+	"github.com/kamivm/kami/pkg/hypervisor/qemu"
 	"github.com/kamivm/kami/pkg/machine"
 )
 
@@ -21,7 +22,7 @@ import (
 // well, and how to mend it. It changes nothing and needs no region.
 func Doctor(ctx context.Context, opts Options) []Check {
 	checks := []Check{checkKVM(), checkKVMForQEMU()}
-	lv, uri := checkLibvirt(ctx, opts.Connect)
+	lv, uri := checkLibvirt(ctx, opts)
 	checks = append(checks, lv, checkFirmware())
 	for _, t := range tools {
 		checks = append(checks, checkTool(t))
@@ -74,13 +75,22 @@ func checkKVMForQEMU() Check {
 }
 
 // checkLibvirt also says where libvirt was found, "" for nowhere.
-func checkLibvirt(ctx context.Context, uri string) (Check, string) {
+func checkLibvirt(ctx context.Context, opts Options) (Check, string) {
 	c := Check{Name: "libvirt", Status: CheckFailed, Mend: "apt-get install libvirt-daemon-system libvirt-clients; for qemu:///system also: systemctl start libvirtd"}
+	instead := ""
+	if DriverFits(qemu.Name, opts.Connect) && opts.Driver != libvirt.Name {
+		if _, err := qemu.Open(opts.Home); err == nil {
+			c.Status, instead = CheckWarning, "; guests are run without it, by the driver "+qemu.Name
+		}
+	}
+	if opts.Driver == qemu.Name || qemu.IsURI(opts.Connect) {
+		return Check{Name: c.Name, Status: CheckOK, Detail: "not asked for: the driver is " + qemu.Name}, ""
+	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	d, err := libvirt.Open(ctx, uri)
+	d, err := libvirt.Open(ctx, opts.Connect)
 	if err != nil {
-		c.Detail = firstLine(err)
+		c.Detail = firstLine(err) + instead
 		return c, ""
 	}
 	defer d.Close()

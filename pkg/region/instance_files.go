@@ -8,6 +8,7 @@ import (
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/hypervisor/libvirt"
+	"github.com/kamivm/kami/pkg/hypervisor/qemu"
 	"github.com/kamivm/kami/pkg/internal/durable"
 )
 
@@ -103,7 +104,7 @@ func guestWritable(dir, label string, inst ami.Instance) (*durable.Scratch, erro
 		return nil, storeError(err, "No work folder can be made.")
 	}
 	mode := os.ModeSticky | 0o733
-	if inst.Connect == libvirt.Session {
+	if inst.Connect == libvirt.Session || inst.Connect == qemu.URI {
 		mode = 0o700
 	}
 	if err := os.Chmod(s.Dir(), mode); err != nil {

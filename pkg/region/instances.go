@@ -46,6 +46,13 @@ func (r *Region) DescribeInstances(ctx context.Context, in DescribeInput) ([]ami
 		func(id string) error { return notFoundInstance(ami.InstanceID(id)) })
 }
 
+// DescribeInstancesPage is DescribeInstances a page at a time.
+func (r *Region) DescribeInstancesPage(ctx context.Context, in DescribeInput) (Page[ami.Instance], error) {
+	all, err := r.DescribeInstances(ctx, in)
+	return cut(r, in, "instances", all, err, func(i ami.Instance) string { return string(i.InstanceID) },
+		func(i ami.Instance) time.Time { return i.LaunchTime })
+}
+
 // instance returns one instance of the caller with what it does now.
 func (r *Region) instance(ctx context.Context, id ami.InstanceID) (ami.Instance, error) {
 	all, err := r.DescribeInstances(ctx, DescribeInput{IDs: []string{string(id)}})
@@ -142,6 +149,14 @@ func (r *Region) noticeOff(ctx context.Context, inst ami.Instance) ami.Instance 
 		inst.StateReason = &ami.StateReason{
 			Code: "Server.InternalError", Message: "Server.InternalError: A command that was changing its power was interrupted",
 		}
+	} else if diedWithHost(inst) {
+		inst.StateReason = &ami.StateReason{
+			Code: "Server.InternalError", Message: "Server.InternalError: Its host was switched off or restarted",
+		}
+	} else if r.hasCrashed(ctx, inst) {
+		inst.StateReason = &ami.StateReason{
+			Code: "Server.InternalError", Message: "Server.InternalError: Its process crashed or was ended from outside",
+		}
 	} else if inst.ShutdownBehavior == ami.ShutdownTerminate {
 		if err := r.terminate(ctx, inst, true); err != nil {
 			r.progress.Note("%s shut itself down and cannot be terminated: %v", inst.InstanceID, err)
@@ -191,6 +206,9 @@ func (r *Region) StartInstances(ctx context.Context, ids []ami.InstanceID, dry b
 		if s := inst.State.Name; s != ami.InstanceStopped && s != ami.InstanceRunning {
 			return nil, incorrectState(inst, "started", "stopped")
 		}
+		if err := r.checkStarts(ctx, inst); err != nil {
+			return nil, err
+		}
 		if !hasDevice(inst, inst.RootDeviceName) {
 			return nil, ami.Errorf(ami.CodeIncorrectInstanceState, "The instance '%s' does not have a volume attached at root (%s).", inst.InstanceID, inst.RootDeviceName)
 		}
@@ -215,6 +233,9 @@ func (r *Region) StopInstances(ctx context.Context, in StopInput) ([]ami.Instanc
 	for _, inst := range all {
 		if s := inst.State.Name; s != ami.InstanceStopped && s != ami.InstanceRunning {
 			return nil, incorrectState(inst, "stopped", "running")
+		}
+		if err := checkStops(inst); err != nil {
+			return nil, err
 		}
 	}
 	if in.DryRun {
@@ -258,17 +279,7 @@ func (r *Region) RebootInstances(ctx context.Context, ids []ami.InstanceID, dry 
 		return dryRun("reboot %s", joinIDs(all))
 	}
 	for _, inst := range all {
-		err := r.whileLocked(ctx, inst.InstanceID, func(now ami.Instance) error {
-			if now.State.Name != ami.InstanceRunning {
-				return incorrectState(now, "rebooted", "running")
-			}
-			// A guest without the means to reboot itself is shut down and
-			// started again, which is the same to it.
-			if _, err := r.powerOff(ctx, now, DefaultStopTimeout, false); err != nil {
-				return err
-			}
-			return r.startAgain(ctx, now)
-		})
+		err := r.whileLocked(ctx, inst.InstanceID, func(now ami.Instance) error { return r.rebootOne(ctx, now) })
 		if err != nil {
 			return err
 		}

@@ -152,6 +152,9 @@ func (r *Region) sweep(ctx context.Context) error {
 	}
 	r.sweepFrozen(ctx)
 	r.sweepRebooting(ctx)
+	if err := r.sweepBin(ctx); err != nil {
+		r.progress.Note("what is past its time in the recycle bin cannot be deleted yet: %v", err)
+	}
 	if err := r.purge(ctx); err != nil {
 		r.progress.Note("what is long past cannot be forgotten yet: %v", err)
 	}

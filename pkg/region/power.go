@@ -25,15 +25,22 @@ const DefaultStopTimeout = 2 * time.Minute
 func bitmapName(d digest.Digest) string { return snapshot.BitmapName(d) }
 
 // spec puts an instance's records together as a machine.
-func (r *Region) spec(ctx context.Context, inst ami.Instance) (machine.Spec, error) {
+func (r *Region) spec(ctx context.Context, inst ami.Instance, kernel machine.Kernel) (machine.Spec, error) {
 	agent, err := r.agentSocket(inst)
 	if err != nil {
 		return machine.Spec{}, err
 	}
+	driver, err := r.driver(ctx, inst.Connect)
+	if err != nil {
+		return machine.Spec{}, err
+	}
 	plan := launch.Plan{
-		Instance: inst, Accel: machine.Accel(inst.Accel), Seed: r.seedPath(inst.InstanceID),
-		ConsoleLog: r.consolePath(inst.InstanceID), SSHPort: inst.SSHPort,
+		Instance: inst, Accel: machine.Accel(inst.Accel), Metadata: r.metadataProgram(driver, inst),
+		ConsoleLog: r.consolePath(inst.InstanceID), SSHPort: inst.SSHPort, Kernel: kernel,
 		AgentSocket: agent,
+	}
+	if !inst.NoSeed {
+		plan.Seed = r.seedPath(inst.InstanceID)
 	}
 	if inst.CurrentBootMode == ami.BootUEFI {
 		plan.NVRAM = r.nvramPath(inst.InstanceID)
@@ -70,6 +77,13 @@ func (r *Region) start(ctx context.Context, inst ami.Instance) (ami.Instance, er
 	if err != nil {
 		return inst, err
 	}
+	if err := r.identity(ctx, driver, inst); err != nil {
+		return inst, err
+	}
+	kernel, err := r.bootFiles(ctx, inst)
+	if err != nil {
+		return inst, err
+	}
 	// A port that was free a moment ago can be taken by the time that the
 	// hypervisor binds it; then another one is tried.
 	for try := 0; ; try++ {
@@ -78,12 +92,13 @@ func (r *Region) start(ctx context.Context, inst ami.Instance) (ami.Instance, er
 				return inst, storeError(err, "No port is free for ssh.")
 			}
 		}
-		spec, err := r.spec(ctx, inst)
+		spec, err := r.spec(ctx, inst, kernel)
 		if err != nil {
 			return inst, err
 		}
 		// Before the guest runs with it: a port that only the guest knows of is lost.
-		if err := r.updateInstance(ctx, inst.InstanceID, func(i *ami.Instance) { i.SSHPort = inst.SSHPort }); err != nil {
+		inst.HostBoot = hostBoot()
+		if err := r.updateInstance(ctx, inst.InstanceID, func(i *ami.Instance) { i.SSHPort, i.HostBoot = inst.SSHPort, inst.HostBoot }); err != nil {
 			return inst, err
 		}
 		if err := r.keepRendering(driver, spec); err != nil {
@@ -117,7 +132,7 @@ func (r *Region) keepRendering(driver hypervisor.Driver, spec machine.Spec) erro
 	if err != nil {
 		return storeError(err, "The guest of %s cannot be described to the hypervisor.", spec.ID)
 	}
-	err = os.WriteFile(r.path("instances", string(spec.ID), "domain.xml"), []byte(text), 0o600)
+	err = os.WriteFile(r.path("instances", string(spec.ID), renderingName(driver)), []byte(text), 0o600)
 	return storeError(err, "The guest's description cannot be kept.")
 }
 
@@ -148,20 +163,20 @@ func (r *Region) turnOn(ctx context.Context, inst ami.Instance) error {
 }
 
 // power starts a stopped instance and records that it runs. Its ephemeral disks
-// are blank again.
+// are as they were at first.
 func (r *Region) power(ctx context.Context, inst ami.Instance) error {
 	if err := r.checkNotHeld(ctx, inst, "started"); err != nil {
 		return err
 	}
 	for _, bd := range inst.BlockDeviceMappings {
-		if bd.Virtual == "" {
+		if bd.Virtual == "" || inst.IsInstanceStore() { // which goes on as after a reboot
 			continue
 		}
 		v, err := r.volumeRecord(ctx, bd.Ebs.VolumeID)
 		if err != nil {
 			return err
 		}
-		if err := r.layers.ReplaceHead(v.VolumeID, v.SizeBytes, "", v.KmsKeyID); err != nil {
+		if err := r.layers.ReplaceHead(v.VolumeID, v.SizeBytes, v.Layer, v.KmsKeyID); err != nil {
 			return storeError(err, "The ephemeral disk %s cannot be made.", bd.DeviceName)
 		}
 	}

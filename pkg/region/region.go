@@ -23,7 +23,6 @@ import (
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/catalog"
 	"github.com/kamivm/kami/pkg/hypervisor"
-	"github.com/kamivm/kami/pkg/hypervisor/libvirt"
 	"github.com/kamivm/kami/pkg/kms"
 	"github.com/kamivm/kami/pkg/snapshot"
 )
@@ -33,14 +32,25 @@ const DefaultRegion = "local-1"
 
 // Options say which region to open and on whose behalf.
 type Options struct {
-	Home        string       // absolute path of KAMI_HOME
-	Name        string       // region; "" is DefaultRegion
-	Connect     string       // hypervisor address; "" is chosen
-	Account     string       // who asks; "" is ami.DefaultAccount
+	Home    string // absolute path of KAMI_HOME
+	Name    string // region; "" is DefaultRegion
+	Connect string // hypervisor address; "" is chosen
+	Driver  string // one of Drivers; "" is chosen
+	Account string // who asks; "" is ami.DefaultAccount
+	// The accounts of organisations and of their units, by ARN.
+	Organizations map[string][]string
+	// Clock is asked for the time when dates decide: deprecation, retention,
+	// cooldown and locks. nil is time.Now.
+	Clock       func() time.Time
 	RecipesDirs []string     // where recipes are looked up by name
+	ObjectStore string       // address of where bundles lie; "" is the region's own folder
 	Progress    ami.Progress // nil draws nothing
+	// Program is the absolute path of kami itself, which a hypervisor runs when a
+	// guest asks for its metadata; "" leaves guests without that service.
+	Program string
 
-	// NewDriver opens a driver for a hypervisor address; nil is libvirt's.
+	// NewDriver opens a driver for a hypervisor address, "" for one of its choice;
+	// nil opens libvirt's and QEMU's.
 	NewDriver func(ctx context.Context, uri string) (hypervisor.Driver, error)
 }
 
@@ -74,18 +84,30 @@ func Open(ctx context.Context, opts Options) (*Region, error) {
 	if opts.Account == "" {
 		opts.Account = ami.DefaultAccount
 	}
+	if !ami.IsAccount(opts.Account) {
+		return nil, badUser(opts.Account)
+	}
 	if opts.Progress == nil {
 		opts.Progress = ami.NoProgress
 	}
+	if err := opts.checkDriver(); err != nil {
+		return nil, err
+	}
 	if opts.NewDriver == nil {
-		opts.NewDriver = func(ctx context.Context, uri string) (hypervisor.Driver, error) {
-			return libvirt.Open(ctx, uri)
-		}
+		opts.NewDriver = opts.openDriver
 	}
 	if !regionName.MatchString(opts.Name) {
 		return nil, badRegionName(opts.Name)
 	}
+	if IsRemote(opts.Home, opts.Name) {
+		return nil, remoteOnly(opts.Name)
+	}
 	dir := filepath.Join(opts.Home, "regions", opts.Name)
+	if to, err := filepath.EvalSymlinks(dir); err == nil { // one root, whatever homes it has a name in
+		if st, err := os.Lstat(dir); err == nil && st.Mode()&fs.ModeSymlink != 0 {
+			dir = to
+		}
+	}
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		if opts.Name != DefaultRegion {
 			return nil, ami.Errorf(ami.CodeInvalidParameterValue, "The region %q does not exist.", opts.Name).
@@ -163,13 +185,9 @@ func (r *Region) driver(ctx context.Context, uri string) (hypervisor.Driver, err
 	}
 	d, err := r.opts.NewDriver(ctx, uri)
 	if err != nil {
-		shown := uri
-		if shown == "" {
-			shown = "qemu:///system or qemu:///session"
-		}
 		return nil, &ami.Error{
 			Code:    ami.CodeInsufficientInstanceCapacity,
-			Message: fmt.Sprintf("The hypervisor at %s cannot be reached.", shown),
+			Message: fmt.Sprintf("The hypervisor at %s cannot be reached.", r.opts.addresses(uri)),
 			Hint:    "kami doctor says what is missing and how to mend it.",
 			Err:     err,
 		}

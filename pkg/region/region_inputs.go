@@ -15,6 +15,11 @@ type BuildInput struct {
 	Keep        bool // keep the build's files when a step fails
 	NoRelative  bool // do not lay the disk over a layer that is like it
 	DryRun      bool
+
+	VirtualizationType string // "" is the recipe's
+	RootDeviceType     string // "" is ebs
+	ImageLocation      string // BUCKET/NAME of the bundle of an instance-store image; "" is of the image's name
+	Store              string // address of the bundle's object store; "" is the region's
 }
 
 // ImportInput asks for an image made from a disk file.
@@ -45,15 +50,20 @@ type CreateImageInput struct {
 	DryRun              bool
 }
 
-// RegisterImageInput asks for an image over snapshots that exist.
+// RegisterImageInput asks for an image over snapshots that exist, or of a bundle,
+// which says then what is not said here.
 type RegisterImageInput struct {
-	Name                string
-	Description         string
-	Architecture        ami.Architecture // "" is x86_64
-	BootMode            ami.BootMode
-	RootDeviceName      string // "" is /dev/sda1
+	BundleImageInput
+	Name               string
+	Description        string
+	Architecture       ami.Architecture // "" is x86_64
+	BootMode           ami.BootMode
+	RootDeviceName     string // "" is /dev/sda1
+	VirtualizationType string // "" is hvm
+	PVBoot
 	BlockDeviceMappings []ami.BlockDeviceMapping
 	Tags                []ami.Tag
+	ImdsSupport         string // "" or v2.0, which says that the image's software asks for metadata with tokens
 	DryRun              bool
 }
 
@@ -65,10 +75,20 @@ type Filter struct {
 }
 
 // DescribeInput selects objects: all of IDs (an unknown one is an error), then
-// those that pass every filter.
+// those that pass every filter, and what is said beside.
 type DescribeInput struct {
 	IDs     []string
 	Filters []Filter
+
+	Owners []string // of images and snapshots: accounts, self, aliases; any of them
+	// ExecutableUsers are of images: those that name one of these accounts, self or
+	// all in their launch permissions.
+	ExecutableUsers   []string
+	IncludeDeprecated bool // images of others too that are out of date
+	IncludeDisabled   bool // images that are disabled
+
+	MaxResults int    // objects on a page, at most MaxPage; 0 is all there are
+	NextToken  string // of the page before; "" begins
 }
 
 // RunInstancesInput asks for instances of an image.
@@ -83,9 +103,11 @@ type RunInstancesInput struct {
 	UserData            []byte
 	BlockDeviceMappings []ami.BlockDeviceMapping
 	BootMode            ami.BootMode // over the image's
+	PVBoot                           // over a paravirtual image's
 	ShutdownBehavior    ami.ShutdownBehavior
 	Hostname            string
 	Network             string // a network of the hypervisor's, "user", or "" to choose
+	MetadataOptions     ami.MetadataOptions
 	Tags                []ami.Tag
 	RequireKVM          bool
 	DryRun              bool
@@ -147,12 +169,19 @@ type DeregisterResult struct {
 	ImageID         ami.ImageID          `json:"ImageId"`
 	Return          bool                 `json:"Return"`
 	DeleteSnapshots []SnapshotReturnCode `json:"DeleteSnapshotResults,omitempty"`
+	RecycleBinExit  time.Time            `json:"RecycleBinExitTime,omitzero"` // it lies in the bin until then
+	Freed           int64                `json:"FreedBytes"`                  // on disk, by all of it: kami's own
 }
 
 // SnapshotReturnCode is EC2's result of deleting one snapshot with its image.
 type SnapshotReturnCode struct {
 	SnapshotID ami.SnapshotID `json:"SnapshotId"`
-	ReturnCode string         `json:"ReturnCode"` // success, skipped, client-error, internal-error
+	ReturnCode string         `json:"ReturnCode"` // success, skipped, missing-permissions, client-error, internal-error
+
+	// kami's own.
+	Reason         string    `json:"Reason,omitempty"` // why it was not deleted
+	RecycleBinExit time.Time `json:"RecycleBinExitTime,omitzero"`
+	Freed          int64     `json:"FreedBytes"` // on disk
 }
 
 // ImageCost is what one image costs on disk, in bytes.
@@ -171,7 +200,10 @@ type StoreUsage struct {
 	Images  []ImageCost `json:"Images"`
 	Layers  int64       `json:"LayerBytes"`
 	Volumes int64       `json:"VolumeBytes"`
-	Garbage int64       `json:"GarbageBytes"` // layers that no record names
+	Objects int64       `json:"ObjectBytes"`     // kernels, ramdisks, the variables of UEFI
+	Cache   int64       `json:"CacheBytes"`      // of the layers, those that are kept though they can be made again
+	Garbage int64       `json:"GarbageBytes"`    // layers and objects that no record names
+	Bin     int64       `json:"RecycleBinBytes"` // of the layers, what only the recycle bin keeps
 }
 
 // SSHTarget says how to log in to an instance.
@@ -208,4 +240,7 @@ type Info struct {
 	Path       string `json:"Path"`
 	Images     int    `json:"Images"`
 	Instances  int    `json:"Instances"`
+	// IdentityCertificate is told by Show alone: PEM, of the key that signs the
+	// identity documents of instances.
+	IdentityCertificate string `json:"IdentityCertificate,omitempty"`
 }

@@ -82,7 +82,11 @@ func (r *Region) rootSnapshot(ctx context.Context, inst ami.Instance, in Replace
 	if err != nil {
 		return ami.Snapshot{}, err
 	}
+	if err := checkReplaces(inst, ami.Image{}); err != nil {
+		return ami.Snapshot{}, err
+	}
 	id := in.SnapshotID
+	var through []ami.Image // which another's snapshot is read through
 	switch {
 	case in.SnapshotID != "" && in.ImageID != "":
 		return ami.Snapshot{}, ami.Errorf(ami.CodeInvalidParameterCombination, "Give a snapshot or an image, not both.")
@@ -91,6 +95,13 @@ func (r *Region) rootSnapshot(ctx context.Context, inst ami.Instance, in Replace
 		if err != nil {
 			return ami.Snapshot{}, err
 		}
+		if err := checkReplaces(inst, image); err != nil {
+			return ami.Snapshot{}, err
+		}
+		if image.VirtualizationType != inst.VirtualizationType {
+			return ami.Snapshot{}, ami.Errorf(ami.CodeInvalidParameterCombination, "The image %s is %s, and the instance is %s.", image.ImageID, image.VirtualizationType, inst.VirtualizationType)
+		}
+		through = []ami.Image{image}
 		for _, m := range image.BlockDeviceMappings {
 			if sameDevice(m.DeviceName, image.RootDeviceName) && m.Ebs != nil {
 				id = m.Ebs.SnapshotID
@@ -102,8 +113,11 @@ func (r *Region) rootSnapshot(ctx context.Context, inst ami.Instance, in Replace
 			return ami.Snapshot{}, err
 		}
 		id = v.SnapshotID
+		if image, err := r.image(ctx, inst.ImageID); err == nil { // without it the snapshot has to be one's own
+			through = []ami.Image{image}
+		}
 	}
-	snap, err := r.snapshot(ctx, id)
+	snap, err := r.snapshot(ctx, id, through...)
 	if err == nil {
 		err = checkCompleted(snap)
 	}

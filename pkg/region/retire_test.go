@@ -1,6 +1,7 @@
 package region
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -168,12 +169,17 @@ func TestDeregisterWithSnapshots(t *testing.T) {
 	if n := len(look(t, r, d).Snapshots); n != 2 {
 		t.Errorf("%d snapshots are left, want both", n)
 	}
+	before := onDisk(t, r)
 	got, err := r.DeregisterImage(t.Context(), i.ImageID, true, false)
 	must(t, err)
-	want := DeregisterResult{ImageID: i.ImageID, Return: true, DeleteSnapshots: []SnapshotReturnCode{{shared, "skipped"}, {own, "success"}}}
-	if diff := cmp.Diff(want, got); diff != "" {
+	freed := before - onDisk(t, r)
+	want := DeregisterResult{ImageID: i.ImageID, Return: true, Freed: freed, DeleteSnapshots: []SnapshotReturnCode{
+		{SnapshotID: shared, ReturnCode: "skipped", Reason: got.DeleteSnapshots[0].Reason}, {SnapshotID: own, ReturnCode: "success", Freed: freed},
+	}}
+	if diff := cmp.Diff(want, got); diff != "" || freed <= 0 {
 		t.Errorf("result (-want +got):\n%s", diff)
 	}
+	wantSays(t, errors.New(got.DeleteSnapshots[0].Reason), "is currently in use by")
 	if left := look(t, r, d); len(left.Snapshots) != 1 || len(left.Layers) != 1 {
 		t.Errorf("got %d snapshots and %d layers, want those of the other image", len(left.Snapshots), len(left.Layers))
 	}

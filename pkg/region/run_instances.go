@@ -10,7 +10,6 @@ import (
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/catalog"
-	"github.com/kamivm/kami/pkg/disk"
 	"github.com/kamivm/kami/pkg/hypervisor"
 	"github.com/kamivm/kami/pkg/internal/durable"
 	"github.com/kamivm/kami/pkg/launch"
@@ -61,6 +60,12 @@ func (r *Region) RunInstances(ctx context.Context, in RunInstancesInput) (ami.Re
 	if proto.Network, err = r.network(ctx, driver, in.Network); err != nil {
 		return ami.Reservation{}, err
 	}
+	proto.NoSeed = r.noSeed(driver, proto, image)
+	if image.IsInstanceStore() {
+		if err := r.checkRoot(ctx, image); err != nil {
+			return ami.Reservation{}, err
+		}
+	}
 	if in.DryRun {
 		return ami.Reservation{}, dryRun("launch %d of %s (%s)", max(in.Count, 1), image.ImageID, image.Name)
 	}
@@ -79,6 +84,7 @@ func (r *Region) RunInstances(ctx context.Context, in RunInstancesInput) (ami.Re
 		}
 		res.Instances = append(res.Instances, inst)
 	}
+	r.noteLaunch(ctx, image.ImageID)
 	return res, nil
 }
 
@@ -89,14 +95,17 @@ func (r *Region) plan(ctx context.Context, image ami.Image, in RunInstancesInput
 	if image.State != ami.ImageAvailable {
 		return fail(ami.Errorf(ami.CodeInvalidAMIIDUnavailable, "The image id '[%s]' is %s, not available.", image.ImageID, image.State))
 	}
+	if err := r.noteAudit(ctx, image); err != nil {
+		return fail(err)
+	}
 	if in.Count < 0 || in.Count > maxCount {
 		return fail(ami.Errorf(ami.CodeInvalidParameterValue, "The count %d is not from 1 to %d.", in.Count, maxCount))
 	}
-	if len(in.UserData) > MaxUserData {
-		return fail(ami.Errorf(ami.CodeInvalidParameterValue, "The user data has %d bytes; at most %d are allowed.", len(in.UserData), MaxUserData).
-			WithHint("Let a short script fetch the rest."))
+	if err := errors.Join(checkUserData(in.UserData), ami.ValidateTags(in.Tags), checkHostname(in.Hostname), in.MetadataOptions.Validate()); err != nil {
+		return fail(err)
 	}
-	if err := errors.Join(ami.ValidateTags(in.Tags), checkHostname(in.Hostname)); err != nil {
+	options := in.MetadataOptions.Over(ami.DefaultMetadataOptions(image.ImdsSupport))
+	if err := checkToldTags(options, in.Tags); err != nil {
 		return fail(err)
 	}
 	if in.KeyName != "" {
@@ -118,35 +127,29 @@ func (r *Region) plan(ctx context.Context, image ami.Image, in RunInstancesInput
 		return fail(ami.Errorf(ami.CodeInvalidParameterValue, "%d CPUs with %d MiB cannot be run.", size.CPUs, size.MemoryMiB).
 			WithHint("Use 1 to 512 CPUs and from 64 MiB of memory."))
 	}
-	mapping, err := launch.Merge(image.BlockDeviceMappings, in.BlockDeviceMappings, image.RootDeviceName)
+	mapping, err := r.planMapping(image, in.BlockDeviceMappings)
 	if err != nil {
 		return fail(err)
 	}
-	if err := r.checkMapping(ctx, mapping); err != nil {
+	if err := r.checkMapping(ctx, mapping, image); err != nil {
 		return fail(err)
 	}
-	asked := image.BootMode
-	if in.BootMode != "" {
-		asked = in.BootMode
-	}
-	boot, err := bootMode(asked, image.Architecture)
+	pv, asked, boot, err := r.planBoot(ctx, image, in)
 	if err != nil {
 		return fail(err)
 	}
-	shutdown := in.ShutdownBehavior
-	switch shutdown {
-	case "":
-		shutdown = ami.ShutdownStop
-	case ami.ShutdownStop, ami.ShutdownTerminate:
-	default:
-		return fail(ami.Errorf(ami.CodeInvalidParameterValue, "The shutdown behaviour %q is not one of %s and %s.", shutdown, ami.ShutdownStop, ami.ShutdownTerminate))
+	shutdown, err := planShutdown(image, in.ShutdownBehavior)
+	if err != nil {
+		return fail(err)
 	}
 	return ami.Instance{
 		OwnerID: r.account, ImageID: image.ImageID, InstanceType: size.Name,
 		State: ami.StateRecord(ami.InstancePending), KeyName: in.KeyName,
 		Architecture: image.Architecture, VirtualizationType: image.VirtualizationType,
+		KernelID: pv.KernelID, RamdiskID: pv.RamdiskID, KernelCmdline: pv.KernelCmdline,
 		BootMode: asked, CurrentBootMode: boot, RootDeviceName: image.RootDeviceName, RootDeviceType: image.RootDeviceType,
 		ShutdownBehavior: shutdown, Tags: in.Tags, CPUs: size.CPUs, MemoryMiB: size.MemoryMiB, Hostname: in.Hostname,
+		MetadataOptions: options,
 	}, mapping, nil
 }
 
@@ -169,14 +172,15 @@ func bootMode(asked ami.BootMode, arch ami.Architecture) (ami.BootMode, error) {
 	return "", ami.Errorf(ami.CodeInvalidParameterValue, "The boot mode %q is not one of legacy-bios, uefi and uefi-preferred.", asked)
 }
 
-// checkMapping finds snapshots that are not there or do not fit, all at once.
-func (r *Region) checkMapping(ctx context.Context, mapping []ami.BlockDeviceMapping) error {
+// checkMapping finds snapshots that are not there or do not fit, all at once. Those
+// of others are there through an image that is launched.
+func (r *Region) checkMapping(ctx context.Context, mapping []ami.BlockDeviceMapping, through ...ami.Image) error {
 	var errs []error
 	for _, m := range mapping {
 		if m.Ebs == nil || m.Ebs.SnapshotID == "" {
 			continue
 		}
-		snap, err := r.snapshot(ctx, m.Ebs.SnapshotID)
+		snap, err := r.snapshot(ctx, m.Ebs.SnapshotID, through...)
 		if err == nil {
 			err = checkCompleted(snap)
 		}
@@ -204,19 +208,21 @@ func (r *Region) runOne(ctx context.Context, inst ami.Instance, image ami.Image,
 	if inst.Hostname == "" {
 		inst.Hostname = launch.Hostname(inst.InstanceID)
 	}
-	vols, err := r.planVolumes(ctx, &inst, mapping, now)
+	vols, err := r.planVolumes(ctx, &inst, image, mapping, now)
 	if err != nil {
 		return inst, err
 	}
-	ids := []string{string(inst.InstanceID)}
-	j, err := r.begin(ctx, func(tx *catalog.Tx) error {
+	j, err := r.beginBased(ctx, image, inst, vols, func(tx *catalog.Tx) error {
+		if err := errors.Join(checkBooted(tx, inst.KernelID, inst.RamdiskID), r.checkLaunched(tx, image.ImageID)); err != nil {
+			return err
+		}
 		for i := range vols {
 			if err := r.beginVolume(tx, &vols[i]); err != nil {
 				return err
 			}
 		}
 		return tx.PutInstance(inst)
-	}, ids...)
+	})
 	if err != nil {
 		return inst, storeError(err, "The instance cannot be recorded.")
 	}
@@ -257,7 +263,7 @@ func (r *Region) runOne(ctx context.Context, inst ami.Instance, image ami.Image,
 
 // planVolumes turns the mapping into volume records, which beginVolume completes,
 // and fills in the devices of the instance.
-func (r *Region) planVolumes(ctx context.Context, inst *ami.Instance, mapping []ami.BlockDeviceMapping, now time.Time) ([]ami.Volume, error) {
+func (r *Region) planVolumes(ctx context.Context, inst *ami.Instance, image ami.Image, mapping []ami.BlockDeviceMapping, now time.Time) ([]ami.Volume, error) {
 	var vols []ami.Volume
 	for _, m := range mapping {
 		v := ami.Volume{
@@ -265,8 +271,9 @@ func (r *Region) planVolumes(ctx context.Context, inst *ami.Instance, mapping []
 		}
 		del := true
 		if m.VirtualName != "" {
-			v.Ephemeral, v.Size = true, launch.EphemeralGiB
-			v.SizeBytes = v.Size * gib
+			if err := r.planVirtual(ctx, image, m, &v); err != nil {
+				return nil, err
+			}
 		} else {
 			if m.Ebs.VolumeType != "" {
 				v.VolumeType = m.Ebs.VolumeType
@@ -277,7 +284,7 @@ func (r *Region) planVolumes(ctx context.Context, inst *ami.Instance, mapping []
 			var snap ami.Snapshot
 			var err error
 			if m.Ebs.SnapshotID != "" {
-				if snap, err = r.snapshot(ctx, m.Ebs.SnapshotID); err != nil {
+				if snap, err = r.snapshot(ctx, m.Ebs.SnapshotID, image); err != nil {
 					return nil, err
 				}
 				v.SnapshotID, v.Size, v.SizeBytes = snap.SnapshotID, snap.VolumeSize, snap.SizeBytes
@@ -303,23 +310,25 @@ func (r *Region) planVolumes(ctx context.Context, inst *ami.Instance, mapping []
 	return vols, nil
 }
 
-// writeIdentity makes the instance's folder: who the guest is and its variables.
+// writeIdentity makes the instance's folder: what the guest is told and its
+// variables.
 func (r *Region) writeIdentity(ctx context.Context, inst ami.Instance, image ami.Image, in RunInstancesInput) error {
 	dir := r.instanceDir(inst.InstanceID)
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return storeError(err, "The instance's folder cannot be made.")
 	}
-	keys := slices.Clone(in.publicKeys)
-	if inst.KeyName != "" {
-		key, err := r.keyPair(ctx, inst.KeyName)
-		if err != nil {
-			return err
-		}
-		keys = append(keys, key.PublicKey)
+	driver, err := r.driver(ctx, inst.Connect)
+	if err != nil {
+		return err
 	}
-	seed := disk.Seed{MetaData: launch.MetaData(inst, keys), UserData: in.UserData}
-	if err := disk.WriteSeed(r.seedPath(inst.InstanceID), seed); err != nil {
-		return storeError(err, "The guest's seed cannot be written.")
+	_, err = r.startMetadata(ctx, driver, inst, func(md *ami.Metadata) {
+		md.UserData = in.UserData
+		for _, key := range in.publicKeys {
+			md.PublicKeys = append(md.PublicKeys, ami.PublicKey{Name: "build", Key: key})
+		}
+	})
+	if err != nil {
+		return err
 	}
 	if image.UEFIData != "" && inst.CurrentBootMode == ami.BootUEFI {
 		vars, err := r.object(image.UEFIData)

@@ -52,7 +52,8 @@ func TestRunInstances(t *testing.T) {
 			VolumeID: v.VolumeID, DeleteOnTermination: true, AttachTime: got.LaunchTime, Status: "attached",
 		}}},
 		CPUs: cpus, MemoryMiB: 1024, Driver: "fake", Connect: fake.URI, Accel: string(spec.Accel), MAC: spec.Network.MAC,
-		SSHPort: spec.Network.SSHPort, Hostname: string(got.InstanceID),
+		SSHPort: spec.Network.SSHPort, Hostname: string(got.InstanceID), MetadataOptions: ami.DefaultMetadataOptions(""),
+		HostBoot: hostBoot(),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("instance (-want +got):\n%s", diff)

@@ -173,5 +173,5 @@ func (r *Region) sweepDrafts(ctx context.Context) error {
 			errs = append(errs, r.expireDraft(ctx, id))
 		}
 	}
-	return errors.Join(append(errs, r.sweepTokens())...)
+	return errors.Join(append(errs, r.sweepTokens(), r.sweepChunks())...)
 }

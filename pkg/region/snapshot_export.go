@@ -37,16 +37,22 @@ type ExportInput struct {
 	DryRun     bool
 }
 
+// exportFormat is the format of a file: the one that is said, else by its ending.
+func exportFormat(said, path string) string {
+	if said != "" {
+		return said
+	}
+	ending := strings.TrimPrefix(filepath.Ext(path), ".")
+	if _, ok := exportFormats[ending]; ok {
+		return ending
+	}
+	return "raw"
+}
+
 // ExportSnapshot writes the whole content of a snapshot to one file. A file that
 // is not complete never has the name.
 func (r *Region) ExportSnapshot(ctx context.Context, in ExportInput) error {
-	format := in.Format
-	if format == "" {
-		format = strings.TrimPrefix(filepath.Ext(in.Path), ".")
-		if _, ok := exportFormats[format]; !ok {
-			format = "raw"
-		}
-	}
+	format := exportFormat(in.Format, in.Path)
 	if !slices.Contains(ExportFormats(), format) {
 		return ami.Errorf(ami.CodeInvalidParameterValue, "The format %q is not one of %s.", format, strings.Join(ExportFormats(), ", "))
 	}

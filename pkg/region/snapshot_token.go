@@ -20,6 +20,7 @@ const tokenLife = 7 * 24 * time.Hour
 // named by the account and the token.
 type startToken struct {
 	SnapshotID ami.SnapshotID `json:"SnapshotId"`
+	ImageID    ami.ImageID    `json:"ImageId,omitempty"` // of a copy, instead
 	Request    digest.Digest  `json:"RequestDigest"`
 }
 
@@ -63,7 +64,7 @@ func (r *Region) startOnce(ctx context.Context, in StartSnapshotInput) (ami.Snap
 			return snap, err
 		}
 	}
-	return r.startSnapshot(ctx, in, func(id ami.SnapshotID) error { return writeToken(path, startToken{id, request}) })
+	return r.startSnapshot(ctx, in, func(id ami.SnapshotID) error { return writeToken(path, startToken{SnapshotID: id, Request: request}) })
 }
 
 // undoLeft undoes a snapshot whose start was killed when its token was written and

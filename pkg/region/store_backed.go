@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -54,7 +55,7 @@ func (r *Region) unbacked(ctx context.Context, all records, alone bool) (out []V
 		if detail := r.unbackedImage(ctx, i, all); detail != "" {
 			out = append(out, VerifyResult{
 				Resource: string(i.ImageID), Detail: detail,
-				Advice: "Deregister it: kami image deregister " + string(i.ImageID), Images: []ami.ImageID{i.ImageID},
+				Advice: r.imageAdvice(i), Images: []ami.ImageID{i.ImageID},
 			})
 		}
 	}
@@ -90,6 +91,14 @@ func (r *Region) lacks(ctx context.Context, ask func(*catalog.Tx) error) bool {
 	return errors.Is(r.catalog.View(ctx, ask), catalog.ErrNotFound)
 }
 
+// imageAdvice says what to do about an image that is not backed.
+func (r *Region) imageAdvice(i ami.Image) string {
+	if i.Data != "" {
+		return fmt.Sprintf("Put a good copy of the %s in the place of %s, or deregister it: kami kernel deregister %s", i.ImageType, r.objectPath(i.Data), i.ImageID)
+	}
+	return "Deregister it: kami image deregister " + string(i.ImageID)
+}
+
 // unbackedImage says what an image lacks of what it names, "" for nothing.
 func (r *Region) unbackedImage(ctx context.Context, i ami.Image, all records) string {
 	if i.State != ami.ImageAvailable {
@@ -100,9 +109,16 @@ func (r *Region) unbackedImage(ctx context.Context, i ami.Image, all records) st
 			return fmt.Sprintf("Its snapshot %s does not exist.", id)
 		}
 	}
-	if i.UEFIData != "" {
-		if _, err := r.object(i.UEFIData); err != nil {
-			return fmt.Sprintf("Its UEFI variables cannot be read: %v", err)
+	if detail := r.unbackedBundle(ctx, i); detail != "" {
+		return detail
+	}
+	for _, d := range objectsOf(i) {
+		if err := r.copyObject(io.Discard, d); err != nil {
+			what := "Its UEFI variables cannot be read"
+			if d == i.Data {
+				what = "Its content cannot be read"
+			}
+			return fmt.Sprintf("%s: %v", what, err)
 		}
 	}
 	return ""

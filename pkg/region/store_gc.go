@@ -22,6 +22,19 @@ type GCPlan struct {
 	Files  []Garbage       `json:"Files"`  // those of the layers, and others
 	Kept   []Garbage       `json:"Kept"`   // what no record names and stays all the same
 	Bytes  int64           `json:"Bytes"`  // of Files
+
+	in GCInput
+}
+
+// GCInput says what else counts as garbage.
+type GCInput struct {
+	// Orphans are the disks and folders that have no record: where a catalog was
+	// lost, or brought back from a backup, they are all that is left of volumes and
+	// instances.
+	Orphans bool
+	// Cache is whatever can be made again: the roots of bundles and the empty
+	// ephemeral disks that no guest has. Without it those stay that are of use.
+	Cache bool
 }
 
 // Garbage is a file or folder of a region that no record names.
@@ -30,27 +43,27 @@ type Garbage struct {
 	Bytes  int64  `json:"Bytes"`
 	Reason string `json:"Reason"`
 
+	cached bool          // the layer: a record names it, which goes first
 	layer  digest.Digest // one of these says what it is; none of them, a lock
 	blocks digest.Digest
 	head   ami.VolumeID
 	guest  ami.InstanceID
 	draft  ami.SnapshotID
+	object digest.Digest
 }
 
 // gcGrace keeps what is young: its record may be about to be written.
 const gcGrace = 10 * time.Minute
 
 // PlanGarbage says what there is in the region's folder that no record and no
-// lease names. With orphans the disks and folders are among what would go that
-// have no record: where a catalog was lost, or brought back from a backup, they
-// are all that is left of volumes and instances.
-func (r *Region) PlanGarbage(ctx context.Context, orphans bool) (GCPlan, error) {
+// lease names, or only one of what was cached.
+func (r *Region) PlanGarbage(ctx context.Context, in GCInput) (GCPlan, error) {
 	lock, err := r.lockLayers(ctx)
 	if err != nil {
 		return GCPlan{}, storeError(err, "The layers cannot be locked.")
 	}
 	defer lock.Unlock()
-	return r.planGarbage(ctx, orphans)
+	return r.planGarbage(ctx, in)
 }
 
 // RemoveGarbage removes of a plan what is garbage still, and returns that.
@@ -66,7 +79,7 @@ func (r *Region) RemoveGarbage(ctx context.Context, plan GCPlan) (GCPlan, error)
 // CollectGarbage removes what no record needs, but no orphans. A dry run only
 // plans.
 func (r *Region) CollectGarbage(ctx context.Context, dry bool) (GCPlan, error) {
-	plan, err := r.PlanGarbage(ctx, false)
+	plan, err := r.PlanGarbage(ctx, GCInput{})
 	if err != nil || dry {
 		return plan, err
 	}
@@ -74,8 +87,8 @@ func (r *Region) CollectGarbage(ctx context.Context, dry bool) (GCPlan, error) {
 }
 
 // planGarbage plans while the caller has the layers locked.
-func (r *Region) planGarbage(ctx context.Context, orphans bool) (GCPlan, error) {
-	var plan GCPlan
+func (r *Region) planGarbage(ctx context.Context, in GCInput) (GCPlan, error) {
+	plan, orphans := GCPlan{in: in}, in.Orphans
 	leased, err := r.leased(ctx)
 	if err != nil {
 		return plan, err
@@ -111,7 +124,11 @@ func (r *Region) planGarbage(ctx context.Context, orphans bool) (GCPlan, error) 
 	if err != nil {
 		return plan, err
 	}
-	for _, d := range append(dirs, drafts...) {
+	objects, err := r.orphanObjects(ctx, len(leased) > 0)
+	if err != nil {
+		return plan, err
+	}
+	for _, d := range slices.Concat(dirs, drafts, objects) {
 		if d.why != "" {
 			keep(d.Garbage, d.why)
 		} else {
@@ -166,13 +183,9 @@ func (r *Region) planLayers(ctx context.Context, plan *GCPlan, busy bool, heads 
 	if err != nil {
 		return nil, err
 	}
-	named := map[digest.Digest]int{}
-	err = r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
-		named, err = tx.LayerRefs()
-		return err
-	})
+	named, idle, err := r.namedAndIdle(ctx, plan.in.Cache)
 	if err != nil {
-		return nil, storeError(err, "The catalog cannot be read.")
+		return nil, err
 	}
 	for _, h := range heads {
 		if h.Layer != "" && !goes[h.VolumeID] {
@@ -198,6 +211,9 @@ func (r *Region) planLayers(ctx context.Context, plan *GCPlan, busy bool, heads 
 		}
 		path := filepath.Join("layers", l.Digest.Hex()+".qcow2")
 		g := Garbage{Path: path, Bytes: l.FileSize, Reason: "no record needs the layer", layer: l.Digest}
+		if why := idle[l.Digest]; why != "" {
+			g.Reason, g.cached = why, true
+		}
 		open, err := snapshot.FileBusy(r.path(path))
 		if err != nil {
 			return nil, storeError(err, "The layer %s cannot be looked at.", l.Digest.Short())
@@ -225,8 +241,7 @@ func (r *Region) planLayers(ctx context.Context, plan *GCPlan, busy bool, heads 
 // removeGarbage removes while the caller has the layers locked.
 func (r *Region) removeGarbage(ctx context.Context, plan GCPlan) (GCPlan, error) {
 	done := GCPlan{Kept: plan.Kept}
-	orphans := slices.ContainsFunc(plan.Files, func(g Garbage) bool { return g.head != "" || g.guest != "" || g.draft != "" })
-	now, err := r.planGarbage(ctx, orphans)
+	now, err := r.planGarbage(ctx, plan.in)
 	if err != nil {
 		return done, err
 	}
@@ -257,6 +272,9 @@ func (r *Region) removeGarbage(ctx context.Context, plan GCPlan) (GCPlan, error)
 			did(g)
 		}
 	}
+	if layers, err = r.forgetCached(ctx, layers, size, plan.in.Cache); err != nil {
+		return done, err
+	}
 	done.Layers, err = r.layers.RemoveLayers(layers)
 	for _, d := range done.Layers {
 		did(size[d])
@@ -279,6 +297,8 @@ func (r *Region) removeLeft(ctx context.Context, g Garbage) (gone bool, err erro
 		return true, r.layers.RemoveDraft(g.draft)
 	case g.blocks != "":
 		return true, r.layers.RemoveBlocks(g.blocks)
+	case g.object != "":
+		return true, durable.Remove(r.path(g.Path))
 	}
 	lock, free, err := lockSoon(ctx, r.path(g.Path))
 	if err != nil || !free {

@@ -223,7 +223,7 @@ func TestOrphans(t *testing.T) {
 	forget(t, r, i)
 	plan := func(orphans bool, goes, kept []string) GCPlan {
 		t.Helper()
-		p := get(r.PlanGarbage(t.Context(), orphans))(t)
+		p := get(r.PlanGarbage(t.Context(), GCInput{Orphans: orphans}))(t)
 		wantPlan(t, p, goes, kept)
 		return p
 	}
@@ -277,7 +277,7 @@ func TestOrphanDraft(t *testing.T) {
 	path := "drafts/" + string(id)
 	plan := func(orphans bool, goes, kept []string) {
 		t.Helper()
-		wantPlan(t, get(r.PlanGarbage(t.Context(), orphans))(t), goes, kept)
+		wantPlan(t, get(r.PlanGarbage(t.Context(), GCInput{Orphans: orphans}))(t), goes, kept)
 	}
 	plan(true, nil, []string{path}) // young
 	makeOld(t, r, path)
@@ -286,7 +286,7 @@ func TestOrphanDraft(t *testing.T) {
 	must(t, d.Share())
 	plan(true, nil, []string{path})
 	must(t, d.Close())
-	p := get(r.PlanGarbage(t.Context(), true))(t)
+	p := get(r.PlanGarbage(t.Context(), GCInput{Orphans: true}))(t)
 	wantPlan(t, get(r.RemoveGarbage(t.Context(), p))(t), []string{path}, nil)
 	plan(true, nil, nil)
 }
@@ -300,7 +300,7 @@ func TestOrphanWithoutHypervisor(t *testing.T) {
 	dir := "instances/" + string(ami.NewInstanceID())
 	must(t, os.Mkdir(r.path(dir), 0o711))
 	makeOld(t, r, dir)
-	plan := get(r.PlanGarbage(t.Context(), true))(t)
+	plan := get(r.PlanGarbage(t.Context(), GCInput{Orphans: true}))(t)
 	wantPlan(t, plan, nil, []string{dir})
 	if !strings.Contains(plan.Kept[0].Reason, "cannot be asked") {
 		t.Errorf("got the reason %q, want that it cannot be asked", plan.Kept[0].Reason)
@@ -372,11 +372,11 @@ func TestPlanAsText(t *testing.T) {
 	one, two := image(t, r, "one"), image(t, r, "two")
 	a, b := layerOf(t, r, one), layerOf(t, r, two)
 	forget(t, r, one)
-	text, err := json.Marshal(get(r.PlanGarbage(t.Context(), false))(t))
+	text, err := json.Marshal(get(r.PlanGarbage(t.Context(), GCInput{}))(t))
 	must(t, err)
 	forget(t, r, two)
 	var plan GCPlan
 	must(t, json.Unmarshal(text, &plan))
 	wantPlan(t, get(r.RemoveGarbage(t.Context(), plan))(t), []string{layerName(a)}, nil)
-	wantPlan(t, get(r.PlanGarbage(t.Context(), false))(t), []string{layerName(b)}, nil)
+	wantPlan(t, get(r.PlanGarbage(t.Context(), GCInput{}))(t), []string{layerName(b)}, nil)
 }

@@ -26,6 +26,7 @@ func (r *Region) harm(set layerSet, all records) map[digest.Digest]VerifyResult 
 		for _, id := range snapshotsOf(image) {
 			on(all.snapshot[id].Layer, func(res *VerifyResult) { res.Images = with(res.Images, image.ImageID) })
 		}
+		on(all.cachedRoot(image), func(res *VerifyResult) { res.Images = with(res.Images, image.ImageID) })
 	}
 	for _, s := range all.snapshots {
 		on(s.Layer, func(res *VerifyResult) { res.Snapshots = with(res.Snapshots, s.SnapshotID) })
@@ -56,7 +57,10 @@ func with[T comparable](ids []T, id T) []T {
 }
 
 // layerAdvice says what to do about a layer that is not well.
-func (r *Region) layerAdvice(d digest.Digest, set layerSet, res VerifyResult) string {
+func (r *Region) layerAdvice(d digest.Digest, set layerSet, all records, res VerifyResult) string {
+	if len(res.Snapshots)+len(res.Volumes) == 0 && all.isCached(d) {
+		return fmt.Sprintf("Remove %s: it was cached, and the next launch that needs it makes it again.", r.path("layers", d.Hex()+".qcow2"))
+	}
 	if len(res.Images)+len(res.Snapshots)+len(res.Volumes) == 0 {
 		return "Nothing needs it: kami store gc removes it."
 	}

@@ -225,6 +225,9 @@ func (r *Region) isGone(ctx context.Context, id string) bool {
 	case "build":
 		_, err = ami.ParseInstanceID(of)
 		return err == nil
+	case "cached": // of a key, and to wait for one's turn
+		_, err = hex.DecodeString(strings.TrimSuffix(of, "-turn"))
+		return err == nil && of != ""
 	}
 	return r.lacks(ctx, func(tx *catalog.Tx) (err error) {
 		switch kind {

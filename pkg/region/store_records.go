@@ -15,7 +15,8 @@ type records struct {
 	snapshots []ami.Snapshot
 	volumes   []ami.Volume
 	instances []ami.Instance // without those that are terminated
-	damage    []error        // an ErrDamaged for each that cannot be read
+	cached    []catalog.CachedLayer
+	damage    []error // an ErrDamaged for each that cannot be read
 
 	snapshot map[ami.SnapshotID]ami.Snapshot
 	volume   map[ami.VolumeID]ami.Volume
@@ -24,7 +25,7 @@ type records struct {
 func (r *Region) readRecords(ctx context.Context) (records, error) {
 	var all records
 	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
-		var errs [4]error
+		var errs [5]error
 		all = records{snapshot: map[ami.SnapshotID]ami.Snapshot{}, volume: map[ami.VolumeID]ami.Volume{}}
 		images, err := tx.Images()
 		errs[0] = err
@@ -32,6 +33,7 @@ func (r *Region) readRecords(ctx context.Context) (records, error) {
 		all.volumes, errs[2] = tx.Volumes()
 		instances, err := tx.Instances()
 		errs[3] = err
+		all.cached, errs[4] = tx.CachedLayers()
 		for _, err := range errs {
 			if err != nil && !errors.Is(err, catalog.ErrDamaged) {
 				return err

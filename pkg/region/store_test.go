@@ -252,7 +252,7 @@ func TestNotBacked(t *testing.T) {
 			return string(s.SnapshotID), "no layer"
 		}, nil},
 		{"an image's variables are damaged", func(t *testing.T, r *Region, base, _ ami.Image) (string, string) {
-			base.UEFIData = get(r.putObject([]byte("variables")))(t)
+			base.UEFIData = get(r.putObject(t.Context(), []byte("variables")))(t)
 			must(t, r.catalog.Update(t.Context(), func(tx *catalog.Tx) error { return tx.PutImage(base) }))
 			flip(t, r.objectPath(base.UEFIData), 3, 1)
 			return string(base.ImageID), "UEFI variables"

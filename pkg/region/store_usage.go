@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"path/filepath"
 	"slices"
 
 	"github.com/kamivm/kami/pkg/ami"
@@ -14,7 +15,7 @@ import (
 // cost on disk.
 func (r *Region) StoreUsage(ctx context.Context) (StoreUsage, error) {
 	var u StoreUsage
-	shown, err := r.DescribeImages(ctx, DescribeInput{})
+	shown, err := r.DescribeImages(ctx, DescribeInput{IncludeDeprecated: true, IncludeDisabled: true})
 	if err != nil {
 		return u, err
 	}
@@ -43,6 +44,26 @@ func (r *Region) StoreUsage(ctx context.Context) (StoreUsage, error) {
 			u.Garbage += layer.FileSize
 		}
 	}
+	u.Bin = l.binBytes(named)
+	if u.Cache, err = r.cacheBytes(ctx, set); err != nil {
+		return u, err
+	}
+	orphans, err := r.orphanObjects(ctx, false)
+	if err != nil {
+		return u, err
+	}
+	objects, err := r.objects()
+	if err != nil {
+		return u, err
+	}
+	for _, d := range objects {
+		u.Objects += r.sizeOf(filepath.Join("objects", d.Hex()))
+	}
+	for _, o := range orphans {
+		if o.why == "" {
+			u.Garbage += o.Bytes
+		}
+	}
 	for _, v := range all.volumes {
 		u.Volumes += allocated(r.layers.HeadPath(v.VolumeID))
 	}
@@ -58,19 +79,23 @@ type ledger struct {
 	all     records
 	images  map[digest.Digest]int  // images that stand on each layer
 	mapping map[ami.SnapshotID]int // images that map each snapshot
+	bundles map[string]int         // images of each bundle, by the key of its cached root
 	users   map[digest.Digest]int  // what names each layer, and the layers that stand on it
 	needed  map[digest.Digest]bool // the layers that are
 	broken  []digest.Digest        // those of them that stand on what is not known
 }
 
 func newLedger(set layerSet, all records, named map[digest.Digest]int) *ledger {
-	l := &ledger{set: set, all: all, images: map[digest.Digest]int{}, mapping: map[ami.SnapshotID]int{}, users: maps.Clone(named)}
+	l := &ledger{set: set, all: all, images: map[digest.Digest]int{}, mapping: map[ami.SnapshotID]int{}, bundles: map[string]int{}, users: maps.Clone(named)}
 	for _, image := range all.images {
 		for d := range l.under(image) {
 			l.images[d]++
 		}
 		for _, id := range snapshotsOf(image) {
 			l.mapping[id]++
+		}
+		if image.Bundle != nil {
+			l.bundles[bundleCacheKey(*image.Bundle)]++
 		}
 	}
 	for _, layer := range set { // also garbage, which is there until it is collected
@@ -82,9 +107,32 @@ func newLedger(set layerSet, all records, named map[digest.Digest]int) *ledger {
 	return l
 }
 
+// binBytes is what the layers take that are needed for what lies in the recycle bin
+// alone.
+func (l *ledger) binBytes(named map[digest.Digest]int) (sum int64) {
+	rest := maps.Clone(named)
+	for _, s := range l.all.snapshots {
+		if s.State == ami.SnapshotRecoverable {
+			if rest[s.Layer]--; rest[s.Layer] <= 0 {
+				delete(rest, s.Layer)
+			}
+		}
+	}
+	needed, _ := l.set.closure(rest)
+	for d := range l.needed {
+		if !needed[d] {
+			sum += l.set[d].FileSize
+		}
+	}
+	return sum
+}
+
 // under returns the layers that an image stands on, as far as they are known.
 func (l *ledger) under(image ami.Image) map[digest.Digest]bool {
 	out := map[digest.Digest]bool{}
+	if root := l.all.cachedRoot(image); root != "" {
+		out[root] = true
+	}
 	for _, id := range snapshotsOf(image) {
 		if snap, ok := l.all.snapshot[id]; ok && snap.Layer != "" {
 			chain, _ := l.set.chain(snap.Layer)
@@ -99,6 +147,9 @@ func (l *ledger) under(image ami.Image) map[digest.Digest]bool {
 // cost says what an image costs.
 func (l *ledger) cost(image ami.Image) ImageCost {
 	c := ImageCost{ImageID: image.ImageID, Name: image.Name}
+	if image.Bundle != nil {
+		c.Virtual = image.Bundle.SizeBytes
+	}
 	for _, m := range image.BlockDeviceMappings {
 		if m.Ebs != nil && m.Ebs.VolumeSize != nil {
 			c.Virtual += *m.Ebs.VolumeSize * gib
@@ -119,17 +170,29 @@ func (l *ledger) cost(image ami.Image) ImageCost {
 	return c
 }
 
-// freed returns the layers that would go if an image were deregistered with its
-// snapshots: those that nothing else names, nor stands on. Where it would not be
-// known after that what else is needed, none would.
-func (l *ledger) freed(image ami.Image) (out []digest.Digest) {
+// freed returns the layers that would go if images were deregistered with their
+// snapshots: those that nothing else names, nor stands on. Where it would not be known
+// after that what else is needed, none would.
+func (l *ledger) freed(images ...ami.Image) (out []digest.Digest) {
 	left := map[digest.Digest]int{}
-	for _, id := range snapshotsOf(image) {
-		snap, ok := l.all.snapshot[id]
-		if !ok || snap.OwnerID != image.OwnerID || l.mapping[id] > 1 {
-			continue // it stays
+	mapping, bundles := map[ami.SnapshotID]int{}, map[string]int{} // by these images
+	var goes []digest.Digest
+	for _, image := range images {
+		for _, id := range snapshotsOf(image) {
+			mapping[id]++
+			if snap, ok := l.all.snapshot[id]; ok && snap.OwnerID == image.OwnerID && l.mapping[id] == mapping[id] {
+				goes = append(goes, snap.Layer)
+			}
 		}
-		for d := snap.Layer; d != ""; d = l.set[d].Parent {
+		if root := l.all.cachedRoot(image); root != "" {
+			key := bundleCacheKey(*image.Bundle)
+			if bundles[key]++; l.bundles[key] == bundles[key] {
+				goes = append(goes, root)
+			}
+		}
+	}
+	for _, layer := range goes {
+		for d := layer; d != ""; d = l.set[d].Parent {
 			if _, seen := left[d]; !seen {
 				left[d] = l.users[d]
 			}

@@ -221,7 +221,7 @@ func (r *Region) judge(ctx context.Context, layers []snapshot.Layer, read map[di
 		f, res := faults[d], harm[d]
 		res.Layer, res.Resource, res.OK = d, d.Hex(), f.layer == nil
 		if f.layer != nil {
-			res.Detail, res.Advice = f.layer.Error(), r.layerAdvice(d, set, res)
+			res.Detail, res.Advice = f.layer.Error(), r.layerAdvice(d, set, all, res)
 		}
 		out = append(out, res)
 		if f.list != nil {

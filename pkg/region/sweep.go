@@ -45,7 +45,7 @@ func (r *Region) sweepFiles(ctx context.Context) error {
 		}
 		errs = append(errs, err)
 	}
-	return errors.Join(append(errs, r.sweepDrafts(ctx))...)
+	return errors.Join(append(errs, r.sweepMetadata(ctx), r.sweepDrafts(ctx))...)
 }
 
 // sweepGone removes the files of a volume or an instance whose record has been
@@ -169,7 +169,7 @@ func (r *Region) purge(ctx context.Context) error {
 		every, err := tx.Images()
 		for _, image := range every {
 			// What cannot be read may use any of them.
-			if image.State == ami.ImageDeregistered && !used[image.ImageID] && !damaged {
+			if image.State == ami.ImageDeregistered && image.RecycleBin == nil && !used[image.ImageID] && !damaged {
 				images = append(images, image.ImageID)
 			}
 		}

@@ -76,6 +76,8 @@ func jobs() map[string]func(home, arg string) error {
 	return map[string]func(home, arg string) error{
 		"verify": verifyJob,
 		"draft":  draftJob,
+		"copy":   copyJob,
+		"store":  storeJob,
 		"import": func(home, source string) error {
 			r, err := in(home, atNth(1), fake.New())
 			if err == nil {

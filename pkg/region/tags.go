@@ -51,16 +51,18 @@ func (r *Region) DeleteTags(ctx context.Context, ids, keys []string, dry bool) e
 var errDry = errors.New("dry run")
 
 func (r *Region) editTags(ctx context.Context, ids []string, dry bool, edit func([]ami.Tag) ([]ami.Tag, error)) error {
-	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error {
-		for _, id := range ids {
-			if err := r.editTagsOf(tx, id, edit); err != nil {
-				return err
+	err := r.tellingGuests(ctx, ids, func() error {
+		return r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+			for _, id := range ids {
+				if err := r.editTagsOf(tx, id, edit); err != nil {
+					return err
+				}
 			}
-		}
-		if dry {
-			return errDry // roll back
-		}
-		return nil
+			if dry {
+				return errDry // roll back
+			}
+			return nil
+		})
 	})
 	if errors.Is(err, errDry) {
 		return nil
@@ -70,7 +72,7 @@ func (r *Region) editTags(ctx context.Context, ids []string, dry bool, edit func
 
 func (r *Region) editTagsOf(tx *catalog.Tx, id string, edit func([]ami.Tag) ([]ami.Tag, error)) (err error) {
 	switch prefix, _, _ := strings.Cut(id, "-"); prefix {
-	case "ami":
+	case "ami", "aki", "ari":
 		image, err := tx.Image(ami.ImageID(id))
 		if err != nil || image.OwnerID != r.account || image.State == ami.ImageDeregistered {
 			return notFoundOr(err, notFoundImage(ami.ImageID(id)))
@@ -81,13 +83,15 @@ func (r *Region) editTagsOf(tx *catalog.Tx, id string, edit func([]ami.Tag) ([]a
 		return tx.PutImage(image)
 	case "snap":
 		snap, err := tx.Snapshot(ami.SnapshotID(id))
-		if err != nil || snap.OwnerID != r.account {
+		if err != nil || snap.OwnerID != r.account || snap.State == ami.SnapshotRecoverable {
 			return notFoundOr(err, notFoundSnapshot(ami.SnapshotID(id)))
 		}
 		if snap.Tags, err = edit(snap.Tags); err != nil {
 			return err
 		}
 		return tx.PutSnapshot(snap)
+	case "key":
+		return r.editTagsOfKey(tx, id, edit)
 	case "vol":
 		vol, err := tx.Volume(ami.VolumeID(id))
 		if err != nil || vol.OwnerID != r.account {
@@ -105,10 +109,28 @@ func (r *Region) editTagsOf(tx *catalog.Tx, id string, edit func([]ami.Tag) ([]a
 		if inst.Tags, err = edit(inst.Tags); err != nil {
 			return err
 		}
+		if err := checkToldTags(inst.MetadataOptions, inst.Tags); err != nil {
+			return err
+		}
 		return tx.PutInstance(inst)
 	}
 	return ami.Errorf(ami.CodeInvalidParameterValue, "The id %q is of nothing that has tags.", id).
-		WithHint("Tags go on images (ami-), snapshots (snap-), volumes (vol-) and instances (i-).")
+		WithHint("Tags go on images (ami-, aki-, ari-), snapshots (snap-), volumes (vol-), instances (i-) and key pairs (key-).")
+}
+
+func (r *Region) editTagsOfKey(tx *catalog.Tx, id string, edit func([]ami.Tag) ([]ami.Tag, error)) error {
+	all, err := tx.KeyPairs()
+	if err = r.legible(err); err != nil {
+		return err
+	}
+	n := slices.IndexFunc(all, func(k ami.KeyPair) bool { return string(k.KeyPairID) == id && k.OwnerID == r.account })
+	if n < 0 {
+		return notFoundKeyPair(id)
+	}
+	if all[n].Tags, err = edit(all[n].Tags); err != nil {
+		return err
+	}
+	return tx.PutKeyPair(all[n])
 }
 
 // notFoundOr returns missing when err is nil or says that there is no record.

@@ -42,16 +42,22 @@ type part struct {
 func parts() []part {
 	return []part{
 		{"list", (*bench).list},
+		{"find", (*bench).find},
 		{"launch", (*bench).launch},
+		{"pv", (*bench).pv},
+		{"instancestore", (*bench).instanceStore},
 		{"layer", (*bench).fullLayer},
 		{"second", (*bench).secondLayer},
 		{"verify", (*bench).verify},
 		{"image", (*bench).createImage},
+		{"copy", (*bench).copy},
 		{"lineage", (*bench).lineage},
 		{"boot", (*bench).boot},
 		{"scratch", (*bench).scratch},
 		{"memory", (*bench).memory},
 		{"hundred", (*bench).hundred},
+		{"pack", (*bench).pack},
+		{"unpack", (*bench).unpack},
 	}
 }
 

@@ -4,17 +4,32 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/kamivm/kami/pkg/ami"
 )
 
+// debianOnce builds images/debian-12 in the shared home.
+var debianOnce = sync.OnceValue(func() result {
+	return shared.try("build", recipeDir("debian-12"), "--name", "debian-12", "-o", "id")
+})
+
+func debian(t *testing.T) string {
+	t.Helper()
+	tiny(t) // the key pair, and the light image first
+	r := debianOnce()
+	if r.code != 0 {
+		t.Fatalf("building debian-12: exit status %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	return strings.TrimSpace(r.stdout)
+}
+
 // TestDebian builds the full Debian, sees that cloud-init took everything that
 // was given, and builds the recipe that stands on it.
 func TestDebian(t *testing.T) {
 	t.Parallel()
-	tiny(t) // the key pair, and the light image first
-	image := shared.kami(t, "build", recipeDir("debian-12"), "--name", "debian-12", "-o", "id")
+	image := debian(t)
 	data := filepath.Join(t.TempDir(), "user-data")
 	must(t, os.WriteFile(data, []byte("#!/bin/sh\necho user-data ran > /root/user-data-ran\n"), 0o644))
 	id := shared.launch(

@@ -79,7 +79,7 @@ func setup(env *testscript.Env, recipes string) error {
 		return err
 	}
 	first := filepath.Join(env.WorkDir, "home")
-	for _, name := range []string{"KAMI_CONNECT", "KAMI_REGION", "KAMI_OUTPUT"} {
+	for _, name := range []string{"KAMI_CONNECT", "KAMI_DRIVER", "KAMI_REGION", "KAMI_OUTPUT", "KAMI_ACCOUNT", "KAMI_PROFILE"} {
 		env.Setenv(name, "")
 	}
 	env.Setenv("KAMI_HOME", first)
