@@ -30,8 +30,6 @@ type CreateInput struct {
 	Progress   ami.Progress
 	// Packed, if any, is called once the source has been read to its end.
 	Packed func()
-	// Early, if any, has packed a part of the source while it was made.
-	Early *Early
 }
 
 // Create packs a blob and writes its bundle. It returns ErrExists where there is
@@ -58,9 +56,6 @@ func Create(ctx context.Context, in CreateInput) (Manifest, Packed, error) {
 	defer held.release(ctx)
 	to, commit, discard := newSink(in.Store, l.Bucket)
 	defer discard()
-	if b, ok := to.(*batchSink); ok {
-		b.early = in.Early
-	}
 	step := in.Progress.Step("packing "+l.String(), in.Source.Size())
 	x, sum, done, err := pack(ctx, in.Source, to, in.ChunkSizes, step.Add)
 	step.Done(err)

@@ -91,7 +91,6 @@ func (s storeSink) send(ctx context.Context, id chunkID, plain []byte) (int64, e
 type batchSink struct {
 	storeSink
 	batch *object.Batch
-	early *Early // may be nil
 
 	mu     sync.Mutex
 	unsent int64 // bytes that are not durable yet
@@ -111,9 +110,6 @@ func (s *batchSink) put(ctx context.Context, id chunkID, plain []byte) (int64, e
 }
 
 func (s *batchSink) send(ctx context.Context, id chunkID, plain []byte) (int64, error) {
-	if n := s.early.take(s.batch, id); n > 0 {
-		return n, s.advance(ctx, n)
-	}
 	n, err := s.packed(plain, func(b []byte) error { return s.batch.Put(ctx, chunkName(s.bucket, id), b) })
 	if err == nil {
 		err = s.advance(ctx, n)

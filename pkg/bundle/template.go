@@ -53,7 +53,6 @@ type TemplateInput struct {
 	Script   string
 	Cmdline  string // of the kernel, where a boot loader is added
 	Tmp      string // an empty folder, absolute
-	Early    *Early // begins to pack meanwhile; may be nil
 	Progress ami.Progress
 }
 
@@ -146,9 +145,7 @@ func (o *packing) folder(ctx context.Context) error {
 	if t.few() && o.Script == "" && o.Partition != PartitionGPT {
 		img := o.imageFile("root.ext4", t.bytes)
 		step := o.Progress.Step("making a filesystem of "+o.Path, 0)
-		stop := o.Early.follow(ctx, img)
 		err := o.asItIs(ctx, t, img)
-		stop()
 		step.Done(err)
 		if err != nil {
 			return err
@@ -221,9 +218,7 @@ func (o *packing) staged(ctx context.Context, fill func(*stage) error) error {
 	}
 	img := o.imageFile("root.ext4", s.limit-s.left)
 	step = o.Progress.Step("making a filesystem", 0)
-	stop := o.Early.follow(ctx, img)
 	err = s.image(ctx, img, o.filesystem(s.root, s.limit-s.left+int64(len(s.all))*fsBlock, len(s.all)))
-	stop()
 	if err == nil {
 		err = os.RemoveAll(s.root)
 	}

@@ -73,25 +73,6 @@ func (b *Batch) Put(ctx context.Context, name string, data []byte) error {
 	return nil
 }
 
-// Take moves an object from another batch of the same store to this one, and says
-// whether it was there.
-func (b *Batch) Take(from *Batch, name string) bool {
-	from.mu.Lock()
-	temp, ok := from.temps[name]
-	delete(from.temps, name)
-	from.mu.Unlock()
-	if !ok {
-		return false
-	}
-	if _, _, err := b.open(); err != nil { // its folder
-		return false
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.temps[name] = temp
-	return true
-}
-
 // Commit makes all objects that were put before be there, and last. Killed in
 // between, each is there as a whole or not at all. Others can be put meanwhile.
 func (b *Batch) Commit(ctx context.Context) error {

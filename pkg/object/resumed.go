@@ -34,6 +34,11 @@ func (r *resumed) Read(p []byte) (int, error) {
 		return 0, r.err
 	}
 	for r.err == nil {
+		// What has arrived already could be read on to its end.
+		if r.ctx.Err() != nil {
+			r.err = context.Cause(r.ctx)
+			break
+		}
 		switch {
 		case r.done == r.size:
 			if r.err = r.check.verify(); r.err == nil {

@@ -97,12 +97,10 @@ func (r *Region) CreateBundle(ctx context.Context, in CreateBundleInput) (Bundle
 	if name == "" {
 		name = bundleName(in.Location)
 	}
-	early := bundle.NewEarly(store, in.Location, sizes)
-	defer early.Close()
 	tpl, err := bundle.OpenTemplate(ctx, bundle.TemplateInput{
 		Path: in.Source, Kind: bundle.Kind(in.Kind), Name: name, Size: in.Size, Partition: in.Partition, Architecture: in.Architecture,
 		Filter: bundle.Filter{Off: in.NoFilter, Include: in.Include, Exclude: in.Exclude},
-		Script: in.Script, Cmdline: in.KernelCmdline, Tmp: tmp, Early: early, Progress: r.progress,
+		Script: in.Script, Cmdline: in.KernelCmdline, Tmp: tmp, Progress: r.progress,
 	})
 	if err != nil {
 		return Bundle{}, templateError(err, in.Source)
@@ -119,7 +117,7 @@ func (r *Region) CreateBundle(ctx context.Context, in CreateBundleInput) (Bundle
 		return Bundle{}, err
 	}
 	b, err := r.writeBundle(ctx, store, in.BundleSpec, bundle.CreateInput{
-		Source: tpl.Source, Manifest: m, ChunkSizes: sizes, Early: early,
+		Source: tpl.Source, Manifest: m, ChunkSizes: sizes,
 		// What was in between is not written to the disk for nothing.
 		Packed: func() { tpl.Close(); os.RemoveAll(tmp) },
 	})

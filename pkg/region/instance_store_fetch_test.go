@@ -10,7 +10,7 @@ import (
 	"github.com/kamivm/kami/pkg/qcow2"
 )
 
-// slow is a disk of which no piece is there before a piece behind it was asked for.
+// slow is a disk whose beginning is not there before a piece behind it was asked for.
 type slow struct {
 	data  []byte
 	mu    sync.Mutex
@@ -32,7 +32,7 @@ func (s *slow) ReadAt(p []byte, off int64) (int, error) {
 	s.reads++
 	s.peak = max(s.peak, s.reads)
 	s.cond.Broadcast()
-	for s.most <= off && off+aheadStep < s.Size() {
+	for off == 0 && s.most == 0 {
 		s.cond.Wait()
 	}
 	s.reads--
