@@ -45,7 +45,7 @@ func (r row) used() float64 {
 	case ofHand:
 		return r.Kami / r.Hand / r.Most
 	case ofExtra:
-		return (r.Kami - r.Hand) / r.Most
+		return max(0, (r.Kami-r.Hand)/r.Most) // which is none where kami was quicker
 	}
 	return r.Kami / r.Most
 }
