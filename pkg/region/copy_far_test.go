@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -135,10 +136,9 @@ func TestFarDamagedInTransit(t *testing.T) {
 	h.region(t, "lab-1", "")
 	get(copyOf(t, h, DefaultRegion, "far-1", "first"))(t)
 	flip := objecttest.Body{Bytes: func(b []byte) []byte { b = bytes.Clone(b); b[len(b)/2] ^= 1; return b }}.Fault(proxy)
-	left := 3
+	var seen atomic.Int32
 	proxy.Always(func(q *http.Request) objecttest.Fault {
-		if left > 0 && q.Method == http.MethodGet && strings.HasSuffix(q.URL.Path, ".cacnk") {
-			left--
+		if q.Method == http.MethodGet && strings.HasSuffix(q.URL.Path, ".cacnk") && seen.Add(1) <= 3 {
 			return flip
 		}
 		return nil
@@ -196,11 +196,11 @@ func overwriteAll(t *testing.T, dir, pattern string, with []byte) {
 // fullStore is a store whose disk is full after some bytes.
 type fullStore struct {
 	object.Store
-	room int64
+	room atomic.Int64
 }
 
 func (f *fullStore) Put(ctx context.Context, name string, r io.ReadSeeker, size int64) error {
-	if f.room -= size; f.room < 0 {
+	if f.room.Add(-size) < 0 {
 		return &os.PathError{Op: "write", Path: name, Err: syscall.ENOSPC}
 	}
 	return f.Store.Put(ctx, name, r, size)
@@ -220,7 +220,9 @@ func TestFarFull(t *testing.T) {
 		done, err := (&remote{"far-1", s}).push(t.Context(), h.options(), CopyImageInput{SourceImageID: "first", Name: "first"}, r, p)
 		return done, remoteError(copyError(err, p), s.URL())
 	}
-	_, err := push(&fullStore{store, 1 << 20})
+	little := &fullStore{Store: store}
+	little.room.Store(1 << 20)
+	_, err := push(little)
 	wantCode(t, err, ami.CodeResourceLimitExceeded)
 	if all, _, err := (&remote{"far-1", store}).images(t.Context(), ami.NoProgress); err != nil || len(all) != 0 {
 		t.Errorf("got the images %v (%v), want none", all, err)
@@ -238,12 +240,13 @@ func TestFarBrokenOff(t *testing.T) {
 	noiseImage(t, h.open(t), "first", 100)
 	h.region(t, "far-1", "file://"+dir)
 	h.region(t, "lab-1", "")
-	stopAt := func(step string, n int, from, to string) error {
+	stopAt := func(step string, after int32, from, to string) error {
+		var n atomic.Int32 // told from several goroutines
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		told := &listener{onAdd: func(name string) {
 			if strings.HasPrefix(name, step) {
-				if n--; n == 0 {
+				if n.Add(1) == after {
 					stop()
 				}
 			}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/hypervisor"
@@ -114,7 +115,9 @@ func TestStoreKilledAtEveryStep(t *testing.T) {
 					}
 					wantState(t, h.open(t), ami.InstanceID(id), ami.InstanceRunning)
 				}
+				t0 := time.Now()
 				wantNothingLeft(t, h)
+				t.Logf("%s %v", at, time.Since(t0))
 				if t.Failed() {
 					t.Fatalf("killed at %s", at)
 				}
