@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -124,7 +126,7 @@ func sweepDir(dir string) (bool, error) {
 	default:
 		defer lock.Unlock()
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	if err := removeLate(dir); err != nil {
 		return false, err
 	}
 	return true, nil
@@ -146,8 +148,21 @@ func sweepHidden(dir, unique string) (bool, error) {
 	if err := os.Rename(dir, swept); err != nil {
 		return false, err
 	}
-	if err := os.RemoveAll(swept); err != nil {
+	if err := removeLate(swept); err != nil {
 		return false, err
 	}
 	return true, nil
+}
+
+// removeLate removes a folder that a sweep may just have renamed. Its process may
+// have been on the way into it, and makes its lock while the folder is emptied;
+// who comes after the renaming does not find it any more, so that it ends.
+func removeLate(dir string) error {
+	var err error
+	for range 10 {
+		if err = os.RemoveAll(dir); !errors.Is(err, unix.ENOTEMPTY) {
+			return err
+		}
+	}
+	return err
 }
