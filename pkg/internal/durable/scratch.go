@@ -24,41 +24,44 @@ type Scratch struct {
 	lock *Lock
 }
 
+// errSwept is what newScratch returns where a sweep took the folder while it was
+// hidden.
+var errSwept = errors.New("a sweep took the new folder")
+
 // NewScratch makes a scratch folder in tmpDir.
 func NewScratch(tmpDir, label string) (*Scratch, error) {
-	hidden, lock, err := lockedDir(tmpDir)
+	for {
+		if s, err := newScratch(tmpDir, label); !errors.Is(err, errSwept) {
+			return s, err
+		}
+	}
+}
+
+// newScratch makes a folder under a hidden name and locks it before it is seen
+// under its own, so that a sweep never finds one there that is not locked yet.
+func newScratch(tmpDir, label string) (*Scratch, error) {
+	hidden, err := os.MkdirTemp(tmpDir, hiddenPrefix+"*")
 	if err != nil {
 		return nil, err
+	}
+	lock, ok, err := TryLock(filepath.Join(hidden, lockName))
+	switch {
+	case errors.Is(err, fs.ErrNotExist), err == nil && !ok: // the holder is a sweep
+		return nil, errSwept
+	case err != nil:
+		return nil, errors.Join(err, os.RemoveAll(hidden))
 	}
 	Step("scratch.made")
 	unique := strings.TrimPrefix(filepath.Base(hidden), hiddenPrefix)
 	dir := filepath.Join(tmpDir, fmt.Sprintf("%s-%d-%s-%s%s", label, os.Getpid(), bootID(), unique, workSuffix))
 	if err := os.Rename(hidden, dir); err != nil {
-		lock.Unlock()
-		os.RemoveAll(hidden)
-		return nil, err
+		defer lock.Unlock()
+		if _, gone := os.Lstat(hidden); errors.Is(gone, fs.ErrNotExist) {
+			return nil, errSwept
+		}
+		return nil, errors.Join(err, os.RemoveAll(hidden))
 	}
 	return &Scratch{dir, lock}, nil
-}
-
-// lockedDir makes a folder under a hidden name and locks it before it is seen
-// under its own, so that a sweep never finds one there that is not locked yet.
-func lockedDir(tmpDir string) (string, *Lock, error) {
-	for {
-		hidden, err := os.MkdirTemp(tmpDir, hiddenPrefix+"*")
-		if err != nil {
-			return "", nil, err
-		}
-		lock, ok, err := TryLock(filepath.Join(hidden, lockName))
-		if ok {
-			return hidden, lock, nil
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			os.RemoveAll(hidden)
-			return "", nil, err
-		}
-		// A sweep came between making and locking: another one, then.
-	}
 }
 
 // bootID is the start of the kernel's random name for this boot.
@@ -110,10 +113,6 @@ func SweepScratch(tmpDir string) (removed []string, err error) {
 // sweepDir removes a scratch folder if nobody holds its lock, and says whether
 // it did.
 func sweepDir(dir string) (bool, error) {
-	unique, hidden := strings.CutPrefix(filepath.Base(dir), hiddenPrefix)
-	if hidden {
-		return sweepHidden(dir, unique)
-	}
 	// A lock must not be made here: a folder that is just being closed would
 	// then not be empty when its turn comes.
 	lock, free, err := tryLock(filepath.Join(dir, lockName), 0)
@@ -126,29 +125,20 @@ func sweepDir(dir string) (bool, error) {
 	default:
 		defer lock.Unlock()
 	}
+	if unique, hidden := strings.CutPrefix(filepath.Base(dir), hiddenPrefix); hidden {
+		// Its process may be about to lock it. Under another name it is out of
+		// reach, before anything in it goes.
+		swept := filepath.Join(filepath.Dir(dir), "swept-"+unique+workSuffix)
+		err := os.Rename(dir, swept)
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil // it has its name now, or another sweep was faster
+		}
+		if err != nil {
+			return false, err
+		}
+		dir = swept
+	}
 	if err := removeLate(dir); err != nil {
-		return false, err
-	}
-	return true, nil
-}
-
-// sweepHidden removes a folder that has not got its name yet.
-func sweepHidden(dir, unique string) (bool, error) {
-	lock, free, err := TryLock(filepath.Join(dir, lockName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil // it has its name now, or another sweep was faster
-	}
-	if err != nil || !free {
-		return false, err
-	}
-	defer lock.Unlock()
-	// Its process may be about to lock it. Under another name it is out of
-	// reach, before anything in it goes.
-	swept := filepath.Join(filepath.Dir(dir), "swept-"+unique+workSuffix)
-	if err := os.Rename(dir, swept); err != nil {
-		return false, err
-	}
-	if err := removeLate(swept); err != nil {
 		return false, err
 	}
 	return true, nil
