@@ -141,9 +141,10 @@ func (r *Region) metadataProgram(driver hypervisor.Driver, inst ami.Instance) []
 }
 
 // noSeed says whether a launch can leave the seed to the metadata service: the
-// image's software is known to ask there.
+// image's software is known to ask there. A paravirtual guest has no SMBIOS that
+// would tell it to.
 func (r *Region) noSeed(driver hypervisor.Driver, inst ami.Instance, image ami.Image) bool {
-	return image.ImdsSupport == ami.IMDSv2 && inst.MetadataOptions.HTTPEndpoint == ami.Enabled && r.metadataProgram(driver, inst) != nil
+	return image.ImdsSupport == ami.IMDSv2 && image.VirtualizationType != ami.VirtualizationParavirtual && inst.MetadataOptions.HTTPEndpoint == ami.Enabled && r.metadataProgram(driver, inst) != nil
 }
 
 func checkImdsSupport(version string) error {

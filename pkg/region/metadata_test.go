@@ -181,6 +181,18 @@ func TestNoSeed(t *testing.T) {
 	}
 }
 
+// TestParavirtualHasASeed: such a guest cannot know that it is to ask.
+func TestParavirtualHasASeed(t *testing.T) {
+	_, r, _ := serving(t)
+	inst := running(t, r)
+	driver := get(r.driver(t.Context(), inst.Connect))(t)
+	for virtualization, want := range map[string]bool{ami.VirtualizationHVM: true, ami.VirtualizationParavirtual: false} {
+		if got := r.noSeed(driver, inst, ami.Image{ImdsSupport: ami.IMDSv2, VirtualizationType: virtualization}); got != want {
+			t.Errorf("%s: the seed is left out: %v, want %v", virtualization, got, want)
+		}
+	}
+}
+
 // TestOnlyUserNetworkingServes: a guest on a network of the hypervisor's has no
 // service, and nothing that says it had.
 func TestOnlyUserNetworkingServes(t *testing.T) {
