@@ -99,35 +99,3 @@ func TestInstanceStore(t *testing.T) {
 		t.Error(got)
 	}
 }
-
-// TestInstanceStoreDebian is the full Debian with such a root, made of the one that
-// is built for its other tests. It is larger than its bundle, and cloud-init makes
-// it fill that.
-func TestInstanceStoreDebian(t *testing.T) {
-	t.Parallel()
-	built := show[ami.Image](t, shared, "image", debian(t))
-	raw := filepath.Join(t.TempDir(), "root.raw")
-	shared.kami(t, "snapshot", "export", string(built.BlockDeviceMappings[0].Ebs.SnapshotID), raw)
-	shared.kami(t, "bundle", "create", raw, "images/debian-12", "--block-device-mapping", "/dev/sdb=ephemeral0")
-	must(t, os.Remove(raw))
-	shared.kami(t, "image", "register", "--name", "debian-12-is", "--image-location", "images/debian-12.manifest", "--tag", "kami:default-user="+tagOf(built.Tags, "kami:default-user"))
-	id := shared.launch(t, "debian-12-is", "--key-name", "e2e", "--instance-type", "t3.small", "--block-device-mapping", built.RootDeviceName+"=:8", "--wait", "ssh")
-	if got := shared.ssh(t, id, "sudo cloud-init status --wait"); !strings.Contains(got, "done") {
-		t.Errorf("cloud-init says %q", got)
-	}
-	if kib := atoi(t, shared.ssh(t, id, "df --output=size / | tail -n 1")); kib < 7<<20 {
-		t.Errorf("the root filesystem has %d KiB on a disk of 8 GiB: it did not grow", kib)
-	}
-	if got := shared.ssh(t, id, "findmnt -no FSTYPE /mnt; lsblk -no LABEL $(findmnt -no SOURCE /mnt)"); got != "ext4\nephemeral0" {
-		t.Errorf("cloud-init has %q mounted on /mnt, want ephemeral0", got)
-	}
-}
-
-func tagOf(tags []ami.Tag, key string) string {
-	for _, t := range tags {
-		if t.Key == key {
-			return t.Value
-		}
-	}
-	return ""
-}

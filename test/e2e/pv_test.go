@@ -128,21 +128,25 @@ func TestParavirtualNothingToStart(t *testing.T) {
 	}
 }
 
-// TestParavirtualDebian: the full Debian without a boot loader. Its root, which is
-// the whole disk, fills its volume, and cloud-init finds the seed on a virtio disk.
+// TestParavirtualDebian: the full Debian without a boot loader, on a root of its
+// own that is made of a bundle. The root, which is the whole disk, is larger than
+// the bundle and fills it, and cloud-init finds the seed on a virtio disk.
 func TestParavirtualDebian(t *testing.T) {
 	t.Parallel()
 	tiny(t) // the key pair
-	image := shared.kami(t, "build", recipeDir("debian-12"), "--virtualization-type", "paravirtual", "--name", "debian-12-pv", "-o", "id")
-	id := shared.launch(t, image, "--key-name", "e2e", "--instance-type", "t3.small", "--block-device-mapping", "/dev/sda1=:6", "--wait", "ssh")
+	image := shared.kami(t, "build", recipeDir("debian-12"), "--virtualization-type", "paravirtual", "--root-device-type", "instance-store", "--name", "debian-12-pv", "-o", "id")
+	id := shared.launch(t, image, "--key-name", "e2e", "--instance-type", "t3.small", "--block-device-mapping", "/dev/sda1=:8", "--block-device-mapping", "/dev/sdb=ephemeral0", "--wait", "ssh")
 	inst := show[ami.Instance](t, shared, "instance", id)
 	if got := shared.ssh(t, id, "sudo cloud-init status --wait >/dev/null; hostname"); got != inst.Hostname {
 		t.Errorf("the guest calls itself %q, the record %q", got, inst.Hostname)
 	}
-	if kib := atoi(t, shared.ssh(t, id, "df --output=size / | tail -n 1")); kib < 5<<20 {
-		t.Errorf("the root filesystem has %d KiB on a volume of 6 GiB: it did not grow", kib)
+	if kib := atoi(t, shared.ssh(t, id, "df --output=size / | tail -n 1")); kib < 7<<20 {
+		t.Errorf("the root filesystem has %d KiB on a disk of 8 GiB: it did not grow", kib)
 	}
 	if got := shared.ssh(t, id, "findmnt -no SOURCE /"); got != "/dev/vda" {
 		t.Errorf("the root is %q, want the whole disk", got)
+	}
+	if got := shared.ssh(t, id, "findmnt -no FSTYPE /mnt; lsblk -no LABEL $(findmnt -no SOURCE /mnt)"); got != "ext4\nephemeral0" {
+		t.Errorf("cloud-init has %q mounted on /mnt, want ephemeral0", got)
 	}
 }
