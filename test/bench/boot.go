@@ -74,7 +74,7 @@ func (b *bench) boot(ctx context.Context) ([]row, []chart, error) {
 			if err := sides[s].disk(); err != nil {
 				return nil, nil, err
 			}
-			took, err := d.boot(ctx, time.Now(), loginPrompt)
+			_, took, err := d.boot(ctx, time.Now(), loginPrompt)
 			if err != nil {
 				return nil, nil, err
 			}
