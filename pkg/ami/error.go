@@ -13,6 +13,7 @@ type Code string
 // The codes that kami emits: of EC2's published list, KMS's for its keys, and
 // those of the recycle bin for its rules.
 const (
+	CodeConcurrentSnapshotLimitExceeded Code = "ConcurrentSnapshotLimitExceeded"
 	CodeInvalidAMIIDMalformed        Code = "InvalidAMIID.Malformed"
 	CodeInvalidAMIIDNotFound         Code = "InvalidAMIID.NotFound"
 	CodeInvalidAMIIDUnavailable      Code = "InvalidAMIID.Unavailable"
@@ -30,6 +31,9 @@ const (
 	CodeInvalidInstanceIDMalformed   Code = "InvalidInstanceID.Malformed"
 	CodeIncorrectInstanceState       Code = "IncorrectInstanceState"
 	CodeIncorrectState               Code = "IncorrectState"
+	CodeNonEBSInstance               Code = "NonEBSInstance"
+	CodeSnapshotLimitExceeded        Code = "SnapshotLimitExceeded"
+	CodeUnauthorizedOperation        Code = "UnauthorizedOperation"
 	CodeUnsupportedOperation         Code = "UnsupportedOperation"
 	CodeInvalidVolumeNotFound        Code = "InvalidVolume.NotFound"
 	CodeInvalidVolumeIDMalformed     Code = "InvalidVolumeID.Malformed"

@@ -29,3 +29,20 @@ func (tx *Tx) Owned() (out []Owned, err error) {
 	}
 	return out, rows.Err()
 }
+
+// CountSnapshots counts all snapshots, whoever owns them.
+func (tx *Tx) CountSnapshots() (n int, err error) {
+	if err := tx.conn.QueryRowContext(tx.ctx, "SELECT count(*) FROM snapshots").Scan(&n); err != nil {
+		return 0, fmt.Errorf("counting snapshots: %w", err)
+	}
+	return n, nil
+}
+
+// CountOwnSnapshots counts the snapshots of an owner, and of them those in a state.
+func (tx *Tx) CountOwnSnapshots(owner, state string) (all, in int, err error) {
+	row := tx.conn.QueryRowContext(tx.ctx, "SELECT count(*), coalesce(sum(state = ?), 0) FROM snapshots WHERE owner = ?", state, owner)
+	if err := row.Scan(&all, &in); err != nil {
+		return 0, 0, fmt.Errorf("counting the snapshots of %s: %w", owner, err)
+	}
+	return all, in, nil
+}

@@ -3,6 +3,7 @@ package region
 import (
 	"context"
 
+	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/catalog"
 )
 
@@ -17,8 +18,12 @@ type AccountUse struct {
 }
 
 // Accounts returns the accounts that own something in the region, by their numbers.
-// It is for whoever keeps the region: it says of all of them to anybody.
+// It says of all of them, and so only to the one that keeps the region; to another it
+// is UnauthorizedOperation.
 func (r *Region) Accounts(ctx context.Context) ([]AccountUse, error) {
+	if err := r.checkKeeper(); err != nil {
+		return nil, err
+	}
 	var out []AccountUse
 	err := r.catalog.View(ctx, func(tx *catalog.Tx) error {
 		owned, err := tx.Owned()
@@ -31,4 +36,14 @@ func (r *Region) Accounts(ctx context.Context) ([]AccountUse, error) {
 		return err
 	})
 	return out, storeError(err, "The owners of what is in the region cannot be read.")
+}
+
+// checkKeeper refuses what concerns all accounts to those that do not keep the
+// region: the default one does.
+func (r *Region) checkKeeper() error {
+	if r.account == ami.DefaultAccount {
+		return nil
+	}
+	return ami.Errorf(ami.CodeUnauthorizedOperation, "You are not authorized to perform this operation: it concerns all accounts, and %s does not keep the region.", r.account).
+		WithHint("Say --as %s.", ami.DefaultAccount)
 }

@@ -227,7 +227,9 @@ func TestAccounts(t *testing.T) {
 	r := h.open(t, as(alice))
 	image(t, r, "base")
 	newVolume(t, h.open(t, as(bob)))
-	got, err := r.Accounts(t.Context())
+	_, err := r.Accounts(t.Context())
+	wantCode(t, err, ami.CodeUnauthorizedOperation)
+	got, err := h.open(t).Accounts(t.Context())
 	must(t, err)
 	want := []AccountUse{{AccountID: alice, Images: 1, Snapshots: 1}, {AccountID: bob, Volumes: 1}}
 	if d := cmp.Diff(want, got); d != "" {

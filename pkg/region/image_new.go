@@ -81,10 +81,8 @@ func (r *Region) beginImage(ctx context.Context, image ami.Image, snaps []ami.Sn
 		if err := checkMapped(tx, image.BlockDeviceMappings); err != nil {
 			return err
 		}
-		for _, s := range snaps {
-			if err := tx.PutSnapshot(s); err != nil {
-				return err
-			}
+		if err := r.putSnapshots(tx, snaps...); err != nil {
+			return err
 		}
 		return tx.PutImage(image)
 	}, ids...)

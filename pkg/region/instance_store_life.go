@@ -40,7 +40,7 @@ func checkImaged(inst ami.Instance) error {
 	if !inst.IsInstanceStore() {
 		return nil
 	}
-	return ami.Errorf(ami.CodeUnsupportedOperation, "The instance '%s' does not have an 'ebs' root device type, and no snapshot can be made of its root.", inst.InstanceID).
+	return ami.Errorf(ami.CodeNonEBSInstance, "The instance '%s' does not have an 'ebs' root device type, and no snapshot can be made of its root.", inst.InstanceID).
 		WithHint("kami bundle instance %s BUCKET/NAME packs its root; kami image register --image-location BUCKET/NAME.manifest makes an image of that.", inst.InstanceID)
 }
 

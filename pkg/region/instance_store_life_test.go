@@ -169,16 +169,17 @@ func TestStoreGuestIsNotStopped(t *testing.T) {
 		"stop":           stopErr(t, r, id),
 		"stop of two":    stopErr(t, r, ordinary.InstanceID, id),
 		"start":          second(r.StartInstances(t.Context(), []ami.InstanceID{id}, false)),
-		"create image":   second(r.CreateImage(t.Context(), CreateImageInput{InstanceID: id, Name: "next"})),
 		"another root":   second(r.ReplaceRootVolume(t.Context(), ReplaceRootInput{InstanceID: id})),
 		"such a root":    second(r.ReplaceRootVolume(t.Context(), ReplaceRootInput{InstanceID: ordinary.InstanceID, ImageID: inst.ImageID})),
 		"an EBS root":    second(r.ReplaceRootVolume(t.Context(), ReplaceRootInput{InstanceID: id, ImageID: ebs.ImageID})),
 		"dry stop":       second(r.StopInstances(t.Context(), StopInput{InstanceIDs: []ami.InstanceID{id}, DryRun: true})),
-		"image, no boot": second(r.CreateImage(t.Context(), CreateImageInput{InstanceID: id, Name: "next", NoReboot: true})),
 	} {
 		if got := ami.ErrorCode(err); got != ami.CodeUnsupportedOperation {
 			t.Errorf("%s: got %v, want UnsupportedOperation", what, err)
 		}
+	}
+	for _, live := range []bool{false, true} {
+		wantCode(t, second(r.CreateImage(t.Context(), CreateImageInput{InstanceID: id, Name: "next", NoReboot: live})), ami.CodeNonEBSInstance)
 	}
 	for what, err := range map[string]error{
 		"snapshot": second(r.CreateSnapshot(t.Context(), CreateSnapshotInput{VolumeID: root})),

@@ -62,6 +62,8 @@ type Region struct {
 	account  string
 	progress ami.Progress
 	stall    time.Duration // how long a server may send nothing
+	// Quotas of an account: all snapshots, and those that are being written.
+	maxSnapshots, maxDrafts int
 	catalog  *catalog.Store
 	layers   *snapshot.Store
 	keys     kms.Store // that encrypt
@@ -119,6 +121,7 @@ func Open(ctx context.Context, opts Options) (*Region, error) {
 	}
 	r := &Region{
 		opts: opts, dir: dir, account: opts.Account, progress: opts.Progress, stall: stallLimit,
+		maxSnapshots: snapshotQuota, maxDrafts: draftQuota,
 		keys:    kms.OpenDir(filepath.Join(dir, "kms")),
 		drivers: map[string]hypervisor.Driver{}, damage: map[string]bool{},
 	}

@@ -52,7 +52,7 @@ func (r *Region) CopySnapshot(ctx context.Context, in CopySnapshotInput) (ami.Sn
 			return err
 		}
 		from = now // with the layer that it has now
-		return tx.PutSnapshot(snap)
+		return r.putSnapshots(tx, snap)
 	}, string(snap.SnapshotID))
 	if err != nil {
 		return ami.Snapshot{}, storeError(err, "The snapshot cannot be recorded.")

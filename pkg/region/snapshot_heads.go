@@ -260,7 +260,7 @@ func (r *Region) CreateSnapshot(ctx context.Context, in CreateSnapshotInput) (am
 	}
 	defer unlock()
 	snap := r.newSnapshot(v.VolumeID, in.Description, v.SizeBytes, in.Tags)
-	j, err := r.begin(ctx, func(tx *catalog.Tx) error { return tx.PutSnapshot(snap) }, string(snap.SnapshotID))
+	j, err := r.begin(ctx, func(tx *catalog.Tx) error { return r.putSnapshots(tx, snap) }, string(snap.SnapshotID))
 	if err != nil {
 		return ami.Snapshot{}, storeError(err, "The snapshot cannot be recorded.")
 	}

@@ -101,7 +101,7 @@ func (r *Region) startSnapshot(ctx context.Context, in StartSnapshotInput, remem
 			// What it stands on so far: the layer stays, whatever becomes of the parent.
 			snap.Layer = parent.Layer
 		}
-		return tx.PutSnapshot(snap)
+		return r.putDraft(tx, snap)
 	}, string(snap.SnapshotID))
 	if err != nil {
 		return snap, err
