@@ -40,44 +40,66 @@ const (
 // image are of one instant. It is not parallel: what the other guests of the tests
 // do would be measured too.
 func TestStall(t *testing.T) {
-	tiny(t)
-	id := shared.launch(t, "tiny", "--key-name", "e2e", "--wait", "ssh", "--block-device-mapping", "/dev/sdf=:1:true")
-	data := deviceVolume(t, id, "/dev/sdf").Ebs.VolumeID
-	w := startWriter(t, id, guestDisk(t, id, data))
-	suspended := watchSuspended(t, id)
+	s := launchStalled(t, shared)
+	suspended := watchSuspended(t, s.id)
 	for _, verb := range []string{"image create", "snapshot create"} {
 		t.Run(verb, func(t *testing.T) {
-			var rounds, quiet []stall
-			for len(rounds) < mostRounds && (len(quiet) < enoughRounds || middle(quiet) > stallLimit) {
-				image := ""
-				s := w.round(t, func() {
-					if verb == "snapshot create" {
-						shared.kami(t, "snapshot", "create", string(data))
-						return
-					}
-					image = shared.kami(t, "image", "create", id, "--name", fmt.Sprintf("stall-%d", len(rounds)), "--no-reboot", "-o", "id")
-				})
-				if image != "" {
-					wantOneInstant(t, image, "/dev/sdf")
-				}
-				t.Logf("largest gap %v without, %v with; overslept %v, %v", s.without.gap, s.with.gap, s.without.overslept, s.with.overslept)
-				if rounds = append(rounds, s); s.without.gap <= steady {
-					quiet = append(quiet, s)
-				}
-			}
-			got := least(rounds)
-			if len(quiet) < enoughRounds {
-				t.Logf("only %d of %d rounds were steady: the host is busy, and its best moments count", len(quiet), len(rounds))
-			} else {
-				got = middle(quiet)
-			}
-			if t.Logf("%s: %v longer", verb, got); got > stallLimit {
-				t.Errorf("it keeps the guest's writes waiting for %v longer than without it, want at most %v", got, stallLimit)
-			}
+			s.want(t, verb)
 			if said := suspended(); said != "" {
 				t.Errorf("the guest was stopped, which it cannot measure:\n%s", said)
 			}
 		})
+	}
+}
+
+// TestDirectStall is TestStall of a guest without libvirt.
+func TestDirectStall(t *testing.T) {
+	launchStalled(t, direct(shared)).want(t, "image create")
+}
+
+// stalled is a guest that writes to both of its disks.
+type stalled struct {
+	id, data string // data is its second volume
+	writer   guestWriter
+}
+
+func launchStalled(t *testing.T, h *house) stalled {
+	t.Helper()
+	tiny(t)
+	id := h.launch(t, "tiny", "--key-name", "e2e", "--wait", "ssh", "--block-device-mapping", "/dev/sdf=:1:true")
+	data := deviceVolume(t, id, "/dev/sdf").Ebs.VolumeID
+	return stalled{id, string(data), startWriter(t, id, guestDisk(t, id, data))}
+}
+
+// want makes images of the guest, or snapshots of its second disk.
+func (g stalled) want(t *testing.T, verb string) {
+	t.Helper()
+	var rounds, quiet []stall
+	for len(rounds) < mostRounds && (len(quiet) < enoughRounds || middle(quiet) > stallLimit) {
+		image := ""
+		s := g.writer.round(t, func() {
+			if verb == "snapshot create" {
+				shared.kami(t, "snapshot", "create", g.data)
+				return
+			}
+			image = shared.kami(t, "image", "create", g.id, "--name", fmt.Sprintf("stall-%s-%d", g.id, len(rounds)), "--no-reboot", "-o", "id")
+		})
+		if image != "" {
+			wantOneInstant(t, image, "/dev/sdf")
+		}
+		t.Logf("largest gap %v without, %v with; overslept %v, %v", s.without.gap, s.with.gap, s.without.overslept, s.with.overslept)
+		if rounds = append(rounds, s); s.without.gap <= steady {
+			quiet = append(quiet, s)
+		}
+	}
+	got := least(rounds)
+	if len(quiet) < enoughRounds {
+		t.Logf("only %d of %d rounds were steady: the host is busy, and its best moments count", len(quiet), len(rounds))
+	} else {
+		got = middle(quiet)
+	}
+	if t.Logf("%s: %v longer", verb, got); got > stallLimit {
+		t.Errorf("it keeps the guest's writes waiting for %v longer than without it, want at most %v", got, stallLimit)
 	}
 }
 
