@@ -27,8 +27,9 @@ type patientConn struct {
 	limit time.Duration
 }
 
-// patientDial makes connections that are not silent for longer than limit.
-func patientDial(limit time.Duration) func(ctx context.Context, network, addr string) (net.Conn, error) {
+// Dial makes connections that fail when they were silent for longer than limit, with
+// an error that is a timeout's (os.ErrDeadlineExceeded).
+func Dial(limit time.Duration) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	dialer := &net.Dialer{Timeout: limit, KeepAlive: limit}
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dialer.DialContext(ctx, network, addr)

@@ -81,7 +81,7 @@ func openS3(ctx context.Context, u *url.URL, opts Options) (Store, error) {
 // (environment, shared files, profile) describe; q goes first.
 func newS3(ctx context.Context, q url.Values, opts Options) (*s3.Client, error) {
 	transport := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
-		t.DialContext = patientDial(opts.Stall)
+		t.DialContext = Dial(opts.Stall)
 		t.TLSHandshakeTimeout, t.IdleConnTimeout = opts.Stall, opts.Stall/2
 		t.MaxIdleConnsPerHost = max(opts.Parallel, parallelStats)
 		// One request a connection, so that a silent one is noticed.

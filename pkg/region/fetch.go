@@ -19,6 +19,7 @@ import (
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/internal/durable"
+	"github.com/kamivm/kami/pkg/object"
 )
 
 // maxChecksumFile bounds a list of checksums, in bytes.
@@ -164,62 +165,26 @@ func (r *Region) open(ctx context.Context, source string) (io.ReadCloser, error)
 	return resp.Body, nil
 }
 
+// stallLimit is how long a server may send nothing.
+const stallLimit = time.Minute
+
 func (r *Region) get(ctx context.Context, source string) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, source, nil)
 	if err != nil {
-		cancel(nil)
 		return nil, ami.Errorf(ami.CodeInvalidParameterValue, "%s is not an address: %w.", source, err)
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.ResponseHeaderTimeout = r.stall
+	transport.DialContext = object.Dial(r.stall)
 	transport.DisableKeepAlives = true // there is one request a transport
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		cancel(nil)
 		return nil, ami.Errorf(ami.CodeInvalidParameterValue, "%s cannot be fetched: %w.", source, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		resp.Body.Close()
-		cancel(nil)
 		return nil, ami.Errorf(ami.CodeInvalidParameterValue, "%s cannot be fetched: the server answered %s.", source, resp.Status)
 	}
-	resp.Body = newImpatient(ctx, cancel, resp.Body, r.stall)
 	return resp, nil
-}
-
-// stallLimit is how long a server may send nothing.
-const stallLimit = time.Minute
-
-// impatient is a body that gives a silent server up.
-type impatient struct {
-	io.ReadCloser
-	ctx    context.Context //nolint:containedctx // that of the request which the body belongs to
-	cancel context.CancelCauseFunc
-	limit  time.Duration
-	timer  *time.Timer
-}
-
-func newImpatient(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser, limit time.Duration) *impatient {
-	stalled := func() { cancel(fmt.Errorf("the server has sent nothing for %s", limit)) }
-	return &impatient{body, ctx, cancel, limit, time.AfterFunc(limit, stalled)}
-}
-
-func (b *impatient) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil && b.ctx.Err() != nil {
-		err = context.Cause(b.ctx)
-	}
-	if n > 0 {
-		b.timer.Reset(b.limit)
-	}
-	return n, err
-}
-
-func (b *impatient) Close() error {
-	b.timer.Stop()
-	defer b.cancel(nil)
-	return b.ReadCloser.Close()
 }
 
 func (r *Region) download(ctx context.Context, source, local string) (err error) {

@@ -2,17 +2,14 @@ package region
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -88,9 +85,9 @@ func TestImportOverHTTP(t *testing.T) {
 		{"less than it says", ImportInput{Source: url + "/more/disk.raw"}, "unexpected EOF", false},
 		{"less than its chunk says", ImportInput{Source: url + "/chunked/disk.raw"}, "unexpected EOF", false},
 		{"more than it says", ImportInput{Source: url + "/less/disk.raw", SHA256: sum}, "has the digest", false},
-		{"it stalls", ImportInput{Source: url + "/stalls/disk.raw"}, "has sent nothing for", true},
-		{"its list stalls", ImportInput{Source: url + "/disk.raw", ChecksumFile: url + "/stalls/SHA256SUMS"}, "has sent nothing for", true},
-		{"it never answers", ImportInput{Source: url + "/silent/disk.raw"}, "timeout", true},
+		{"it stalls", ImportInput{Source: url + "/stalls/disk.raw"}, "was silent for", true},
+		{"its list stalls", ImportInput{Source: url + "/disk.raw", ChecksumFile: url + "/stalls/SHA256SUMS"}, "was silent for", true},
+		{"it never answers", ImportInput{Source: url + "/silent/disk.raw"}, "was silent for", true},
 		{"nobody is there", ImportInput{Source: closed.URL + "/disk.raw"}, "connection refused", false},
 		{"no address", ImportInput{Source: "http://[::1/disk.raw"}, "is not an address", false},
 	}
@@ -129,47 +126,4 @@ func TestImportOverHTTP(t *testing.T) {
 			t.Errorf("the server was asked %d times, want none", n)
 		}
 	})
-}
-
-// slowly is a body that sends a byte each time that a pause is over.
-type slowly struct {
-	pause time.Duration
-	left  int
-}
-
-func (s *slowly) Read(p []byte) (int, error) {
-	if s.left == 0 {
-		return 0, io.EOF
-	}
-	time.Sleep(s.pause)
-	s.left--
-	return copy(p, "x"), nil
-}
-
-func (s *slowly) Close() error { return nil }
-
-// A server that is slow is waited for as long as it sends on.
-func TestSlowServerIsNoStall(t *testing.T) {
-	t.Parallel()
-	tests := []struct {
-		name  string
-		pause time.Duration
-		fails bool
-	}{
-		{"sends on", stallLimit - time.Second, false},
-		{"has stalled", stallLimit + time.Second, true},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				ctx, cancel := context.WithCancelCause(t.Context())
-				body := newImpatient(ctx, cancel, &slowly{tt.pause, 10}, stallLimit)
-				n, err := io.Copy(io.Discard, body)
-				must(t, body.Close())
-				if (err != nil) != tt.fails || n != 10 {
-					t.Errorf("got %d bytes and the error %v, want 10 and an error: %v", n, err, tt.fails)
-				}
-			})
-		})
-	}
 }

@@ -74,6 +74,31 @@ func TestRaceForAName(t *testing.T) {
 	}
 }
 
+// TestRaceForANameOfTwoAccounts: a name is one account's, and another has it too.
+func TestRaceForANameOfTwoAccounts(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	rs := []*Region{h.open(t, as(alice)), h.open(t, as(bob))}
+	disks := []string{rawDisk(t, "of alice"), rawDisk(t, "of bob")}
+	for n := range 4 {
+		name := fmt.Sprintf("name %d", n)
+		for i, err := range race(rs, func(n int, r *Region) error {
+			_, err := r.ImportImage(t.Context(), ImportInput{Source: disks[n], Name: name})
+			return err
+		}) {
+			if err != nil {
+				t.Errorf("%s of account %d: %v", name, i, err)
+			}
+		}
+		for i, account := range []string{alice, bob} {
+			got := get(rs[i].ResolveImage(t.Context(), name, false))(t)
+			if got.OwnerID != account {
+				t.Errorf("%s has the image of %s by that name", account, got.OwnerID)
+			}
+		}
+	}
+}
+
 func TestRaceForAVolume(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
