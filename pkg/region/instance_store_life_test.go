@@ -166,13 +166,13 @@ func TestStoreGuestIsNotStopped(t *testing.T) {
 	ebs := image(t, r, "base")
 	ordinary := launched(t, r, RunInstancesInput{Image: "base"})
 	for what, err := range map[string]error{
-		"stop":           stopErr(t, r, id),
-		"stop of two":    stopErr(t, r, ordinary.InstanceID, id),
-		"start":          second(r.StartInstances(t.Context(), []ami.InstanceID{id}, false)),
-		"another root":   second(r.ReplaceRootVolume(t.Context(), ReplaceRootInput{InstanceID: id})),
-		"such a root":    second(r.ReplaceRootVolume(t.Context(), ReplaceRootInput{InstanceID: ordinary.InstanceID, ImageID: inst.ImageID})),
-		"an EBS root":    second(r.ReplaceRootVolume(t.Context(), ReplaceRootInput{InstanceID: id, ImageID: ebs.ImageID})),
-		"dry stop":       second(r.StopInstances(t.Context(), StopInput{InstanceIDs: []ami.InstanceID{id}, DryRun: true})),
+		"stop":         stopErr(t, r, id),
+		"stop of two":  stopErr(t, r, ordinary.InstanceID, id),
+		"start":        second(r.StartInstances(t.Context(), []ami.InstanceID{id}, false)),
+		"another root": second(r.ReplaceRootVolume(t.Context(), ReplaceRootInput{InstanceID: id})),
+		"such a root":  second(r.ReplaceRootVolume(t.Context(), ReplaceRootInput{InstanceID: ordinary.InstanceID, ImageID: inst.ImageID})),
+		"an EBS root":  second(r.ReplaceRootVolume(t.Context(), ReplaceRootInput{InstanceID: id, ImageID: ebs.ImageID})),
+		"dry stop":     second(r.StopInstances(t.Context(), StopInput{InstanceIDs: []ami.InstanceID{id}, DryRun: true})),
 	} {
 		if got := ami.ErrorCode(err); got != ami.CodeUnsupportedOperation {
 			t.Errorf("%s: got %v, want UnsupportedOperation", what, err)

@@ -64,9 +64,9 @@ type Region struct {
 	stall    time.Duration // how long a server may send nothing
 	// Quotas of an account: all snapshots, and those that are being written.
 	maxSnapshots, maxDrafts int
-	catalog  *catalog.Store
-	layers   *snapshot.Store
-	keys     kms.Store // that encrypt
+	catalog                 *catalog.Store
+	layers                  *snapshot.Store
+	keys                    kms.Store // that encrypt
 
 	mu      sync.Mutex
 	drivers map[string]hypervisor.Driver // by address as asked for
