@@ -1,6 +1,7 @@
 package region
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/bundle"
 )
 
 // rootfs makes a tree of a few files.
@@ -201,5 +203,23 @@ func TestBundleDryRun(t *testing.T) {
 	wantCode(t, err, ami.CodeDryRunOperation)
 	if _, err := r.DescribeBundle(t.Context(), BundleRef{Location: "b/x"}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestBundleErrorCodes: what a store of bundles says has EC2's code, and keeps it.
+func TestBundleErrorCodes(t *testing.T) {
+	for from, want := range map[error]ami.Code{
+		bundle.ErrInUse:     ami.CodeBundlingInProgress,
+		bundle.ErrNotFound:  ami.CodeInvalidBundleIDNotFound,
+		bundle.ErrUnsigned:  ami.CodeInvalidManifest,
+		bundle.ErrUntrusted: ami.CodeAuthFailure,
+		bundle.ErrChunk:     ami.CodeInvalidManifest,
+		bundle.ErrBadKey:    ami.CodeInvalidKeyFormat,
+	} {
+		err := bundleError(fmt.Errorf("the store: %w", from), "b/x", "file:///b")
+		wantCode(t, err, want)
+		if again := bundleError(err, "b/x", "file:///b"); again != err {
+			t.Errorf("%v became %v", err, again)
+		}
 	}
 }
