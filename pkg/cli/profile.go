@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/output"
 	"github.com/kamivm/kami/pkg/region"
 )
@@ -68,7 +69,8 @@ func (a *app) account() *cobra.Command {
 	show := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the accounts that own something in the region", Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions,
 		Long: `List the accounts that own something in the region, with how much. Any 12 digits
-are an account; nothing has to be made for one.`,
+are an account; nothing has to be made for one. Only 000000000000, which keeps
+the region, may see them all.`,
 		Example: "  kami account list\n  kami --as 111122223333 image list",
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.with(c.Context(), func(r *region.Region) error {
@@ -93,6 +95,7 @@ are an account; nothing has to be made for one.`,
 
 // completeAccounts offers the accounts that own something.
 func (a *app) completeAccounts(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	a.flags.account = ami.DefaultAccount // which may see them all
 	return a.complete(c, func(r *region.Region) (out []string) {
 		all, _ := r.Accounts(c.Context())
 		for _, u := range all {

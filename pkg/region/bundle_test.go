@@ -1,6 +1,7 @@
 package region
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -218,7 +219,7 @@ func TestBundleErrorCodes(t *testing.T) {
 	} {
 		err := bundleError(fmt.Errorf("the store: %w", from), "b/x", "file:///b")
 		wantCode(t, err, want)
-		if again := bundleError(err, "b/x", "file:///b"); again != err {
+		if again := bundleError(err, "b/x", "file:///b"); !errors.Is(again, err) {
 			t.Errorf("%v became %v", err, again)
 		}
 	}
