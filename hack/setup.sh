@@ -10,6 +10,8 @@ packages=(
   # guests and their disks
   qemu-system-x86 qemu-utils ovmf
   libvirt-daemon-system libvirt-clients libxml2-utils
+  # guests of another architecture, and with a TPM
+  qemu-system-arm qemu-efi-aarch64 swtpm swtpm-tools
   # the NAT network of qemu:///system
   dnsmasq-base iptables nftables iproute2
   # building images: the root tree, filesystems, boot loaders, archives

@@ -14,9 +14,10 @@ chmod 1777 "$tree"/tmp
 chmod 0700 "$tree"/root
 
 find_file() { # NAME: the program or library of that name in the packages
-	for dir in bin sbin usr/bin usr/sbin lib lib64 lib/x86_64-linux-gnu usr/lib usr/lib/x86_64-linux-gnu; do
-		if [ -f "$root/$dir/$1" ]; then
-			echo "$root/$dir/$1"
+	for dir in "$root"/bin "$root"/sbin "$root"/usr/bin "$root"/usr/sbin "$root"/lib "$root"/lib64 "$root"/lib/*-linux-gnu* \
+		"$root"/usr/lib "$root"/usr/lib/*-linux-gnu*; do
+		if [ -f "$dir/$1" ]; then
+			echo "$dir/$1"
 			return
 		fi
 	done
@@ -33,7 +34,12 @@ for name in sh cat ls mount umount mkdir cp mv rm ln ps kill sleep sync hostname
 done
 cp "$(find_file dropbear)" "$tree"/sbin/dropbear
 cp "$(find_file dropbearkey)" "$tree"/bin/dropbearkey
-cp -L "$(find_file ld-linux-x86-64.so.2)" "$tree"/lib64/ld-linux-x86-64.so.2
+# What starts programs that have libraries, where each architecture has it.
+for ld in lib64/ld-linux-x86-64.so.2 lib/ld-linux-aarch64.so.1 lib/ld-linux.so.2; do
+	if [ -e "$root/$ld" ] || [ -L "$root/$ld" ]; then
+		cp -L "$(find_file "${ld##*/}")" "$tree/$ld"
+	fi
+done
 for lib in libtomcrypt.so.1 libtommath.so.1 libgmp.so.10 libz.so.1 libcrypt.so.1 libc.so.6; do
 	cp -L "$(find_file "$lib")" "$tree/lib/$lib"
 done
@@ -70,7 +76,7 @@ load() { # NAME: its needs first
 	basename "$file" >>"$initrd"/lib/order
 }
 for name in virtio_pci virtio_blk virtio_net ext4 crc32c_generic crc32c_intel button evdev virtio_rng \
-	virtio_scsi sr_mod isofs virtio_console qemu_fw_cfg; do
+	virtio_scsi sr_mod isofs virtio_console qemu_fw_cfg efivarfs tpm_crb tpm_tis; do
 	load "$name"
 done
 cat >"$initrd"/init <<'INIT'

@@ -161,6 +161,12 @@ type Image struct {
 	SourceInstanceID         InstanceID           `json:"SourceInstanceId,omitempty"`
 	ImageLocation            string               `json:"ImageLocation"`
 	ImdsSupport              string               `json:"ImdsSupport,omitempty"` // v2.0: its guests use tokens of the metadata service
+	TpmSupport               string               `json:"TpmSupport,omitempty"`  // v2.0: its guests have a TPM
+	Platform                 string               `json:"Platform,omitempty"`    // windows, or nothing
+	PlatformDetails          string               `json:"PlatformDetails,omitempty"`
+	UsageOperation           string               `json:"UsageOperation,omitempty"`
+	EnaSupport               *bool                `json:"EnaSupport,omitempty"`
+	SriovNetSupport          string               `json:"SriovNetSupport,omitempty"`
 	Tags                     []Tag                `json:"Tags,omitempty"`
 
 	// kami's own.
@@ -169,27 +175,29 @@ type Image struct {
 	UEFIData    digest.Digest `json:"UefiDataDigest,omitempty"` // the variable store, an object of the region
 	// KernelCmdline is the whole command line of a paravirtual guest's kernel;
 	// with pv-grub it comes behind the one that the guest's own root has.
-	KernelCmdline string        `json:"KernelCmdline,omitempty"`
-	Data          digest.Digest `json:"DataDigest,omitempty"`      // what a kernel or ramdisk is: an object of the region
-	DataBytes     int64         `json:"DataSizeInBytes,omitempty"` // its size
+	KernelCmdline string           `json:"KernelCmdline,omitempty"`
+	Data          digest.Digest    `json:"DataDigest,omitempty"`      // what a kernel or ramdisk is: an object of the region
+	DataBytes     int64            `json:"DataSizeInBytes,omitempty"` // its size
+	Signatures    []ImageSignature `json:"Signatures,omitempty"`      // of its ImageManifest
 }
 
 // Snapshot is the content of a volume at one instant. It points at one layer.
 type Snapshot struct {
-	SnapshotID  SnapshotID    `json:"SnapshotId"`
-	VolumeID    VolumeID      `json:"VolumeId,omitempty"`
-	OwnerID     string        `json:"OwnerId"`
-	Description string        `json:"Description,omitempty"`
-	State       SnapshotState `json:"State"`
-	StateReason string        `json:"StateMessage,omitempty"`
-	StartTime   time.Time     `json:"StartTime"`
-	Progress    string        `json:"Progress"`
-	VolumeSize  int64         `json:"VolumeSize"` // GiB, rounded up
-	Encrypted   bool          `json:"Encrypted"`
-	KmsKeyID    string        `json:"KmsKeyId,omitempty"`
-	Tags        []Tag         `json:"Tags,omitempty"`
-	Lock        *SnapshotLock `json:"Lock,omitempty"`
-	RecycleBin  *Recycled     `json:"RecycleBin,omitempty"` // of a recoverable one
+	SnapshotID   SnapshotID    `json:"SnapshotId"`
+	VolumeID     VolumeID      `json:"VolumeId,omitempty"`
+	OwnerID      string        `json:"OwnerId"`
+	Description  string        `json:"Description,omitempty"`
+	State        SnapshotState `json:"State"`
+	StateReason  string        `json:"StateMessage,omitempty"`
+	StartTime    time.Time     `json:"StartTime"`
+	Progress     string        `json:"Progress"`
+	VolumeSize   int64         `json:"VolumeSize"` // GiB, rounded up
+	Encrypted    bool          `json:"Encrypted"`
+	KmsKeyID     string        `json:"KmsKeyId,omitempty"`
+	Tags         []Tag         `json:"Tags,omitempty"`
+	Lock         *SnapshotLock `json:"Lock,omitempty"`
+	ProductCodes []ProductCode `json:"ProductCodes,omitempty"`
+	RecycleBin   *Recycled     `json:"RecycleBin,omitempty"` // of a recoverable one
 
 	// kami's own.
 	SizeBytes     int64         `json:"VolumeSizeInBytes"` // virtual size
@@ -197,26 +205,32 @@ type Snapshot struct {
 	ContentDigest digest.Digest `json:"ContentDigest,omitempty"`
 	LayerBytes    int64         `json:"LayerSizeInBytes"` // of this layer's file alone
 	Consistency   Consistency   `json:"Consistency,omitempty"`
+	// UsageOperation is what an image that is registered of it has. EC2 keeps it out
+	// of sight.
+	UsageOperation string `json:"UsageOperation,omitempty"`
 }
 
 // Volume is a writable disk: a head on a layer, or blank.
 type Volume struct {
-	VolumeID    VolumeID           `json:"VolumeId"`
-	OwnerID     string             `json:"OwnerId"`
-	Size        int64              `json:"Size"` // GiB, rounded up
-	SnapshotID  SnapshotID         `json:"SnapshotId,omitempty"`
-	VolumeType  string             `json:"VolumeType"`
-	State       VolumeState        `json:"State"` // computed
-	CreateTime  time.Time          `json:"CreateTime"`
-	Encrypted   bool               `json:"Encrypted"`
-	KmsKeyID    string             `json:"KmsKeyId,omitempty"`
-	Attachments []VolumeAttachment `json:"Attachments"`
-	Tags        []Tag              `json:"Tags,omitempty"`
+	VolumeID     VolumeID           `json:"VolumeId"`
+	OwnerID      string             `json:"OwnerId"`
+	Size         int64              `json:"Size"` // GiB, rounded up
+	SnapshotID   SnapshotID         `json:"SnapshotId,omitempty"`
+	VolumeType   string             `json:"VolumeType"`
+	State        VolumeState        `json:"State"` // computed
+	CreateTime   time.Time          `json:"CreateTime"`
+	Encrypted    bool               `json:"Encrypted"`
+	KmsKeyID     string             `json:"KmsKeyId,omitempty"`
+	Attachments  []VolumeAttachment `json:"Attachments"`
+	ProductCodes []ProductCode      `json:"ProductCodes,omitempty"`
+	Tags         []Tag              `json:"Tags,omitempty"`
 
 	// kami's own.
 	SizeBytes int64         `json:"SizeInBytes"`
 	Layer     digest.Digest `json:"LayerDigest,omitempty"` // what the head stands on
 	Ephemeral bool          `json:"Ephemeral,omitempty"`   // an instance's ephemeralN disk
+	// UsageOperation is its snapshot's.
+	UsageOperation string `json:"UsageOperation,omitempty"`
 	// TrackedBy is the dirty bitmap in the head that has recorded every write
 	// since TrackedLayer was made of this volume.
 	TrackedBy    string        `json:"TrackedBy,omitempty"`
@@ -288,6 +302,12 @@ type Instance struct {
 	ShutdownBehavior      ShutdownBehavior      `json:"InstanceInitiatedShutdownBehavior"`
 	DisableAPITermination bool                  `json:"DisableApiTermination"`
 	MetadataOptions       MetadataOptions       `json:"MetadataOptions"`
+	TpmSupport            string                `json:"TpmSupport,omitempty"` // v2.0: it has a TPM
+	Platform              string                `json:"Platform,omitempty"`   // windows, or nothing
+	PlatformDetails       string                `json:"PlatformDetails,omitempty"`
+	UsageOperation        string                `json:"UsageOperation,omitempty"`
+	UsageOperationTime    time.Time             `json:"UsageOperationUpdateTime,omitzero"`
+	ProductCodes          []ProductCode         `json:"ProductCodes,omitempty"`
 	Tags                  []Tag                 `json:"Tags,omitempty"`
 
 	// kami's own.

@@ -53,6 +53,7 @@ const (
 	CodeInvalidAttachmentNotFound       Code = "InvalidAttachment.NotFound"
 	CodeOperationNotPermitted           Code = "OperationNotPermitted"
 	CodeAuthFailure                     Code = "AuthFailure"
+	CodeOptInRequired                   Code = "OptInRequired"
 	CodeDryRunOperation                 Code = "DryRunOperation"
 	CodeInsufficientInstanceCapacity    Code = "InsufficientInstanceCapacity"
 	CodeInvalidTagKeyMalformed          Code = "InvalidTagKey.Malformed"

@@ -145,6 +145,16 @@ func MatchInstance(i Instance, name string, values []string) (bool, error) {
 	if field, ok := strings.CutPrefix(name, "block-device-mapping."); ok {
 		return matchDevices(i, field, values)
 	}
+	switch name {
+	case "product-code":
+		return match(values, ProductCodeIDs(i.ProductCodes)...)
+	case "product-code.type":
+		var types []string
+		for _, c := range i.ProductCodes {
+			types = append(types, c.Type)
+		}
+		return match(values, types...)
+	}
 	reason := StateReason{}
 	if i.StateReason != nil {
 		reason = *i.StateReason
@@ -156,13 +166,14 @@ func MatchInstance(i Instance, name string, values []string) (bool, error) {
 		"launch-index": strconv.Itoa(i.AmiLaunchIndex), "owner-id": i.OwnerID, "private-ip-address": i.PrivateIPAddress,
 		"reservation-id": string(i.ReservationID), "root-device-name": i.RootDeviceName,
 		"root-device-type": i.RootDeviceType, "virtualization-type": i.VirtualizationType, "boot-mode": string(i.BootMode),
+		"platform": i.Platform, "platform-details": i.PlatformDetails, "usage-operation": i.UsageOperation,
 		"kernel-id": string(i.KernelID), "ramdisk-id": string(i.RamdiskID), "hypervisor": "kvm",
 		"current-instance-boot-mode": string(i.CurrentBootMode), "private-dns-name": i.Hostname,
 		"state-reason-code": reason.Code, "state-reason-message": reason.Message, "tenancy": "default",
 		"metadata-options.http-tokens": i.MetadataOptions.HTTPTokens, "metadata-options.http-endpoint": i.MetadataOptions.HTTPEndpoint,
 		"metadata-options.instance-metadata-tags": i.MetadataOptions.InstanceTags,
 		// What no instance has here.
-		"platform": "", "instance-lifecycle": "", "dns-name": "", "ip-address": "", "product-code": "", "client-token": "",
+		"instance-lifecycle": "", "dns-name": "", "ip-address": "", "client-token": "",
 	}, name, values)
 }
 

@@ -31,8 +31,11 @@ type Options struct {
 	// Paravirtual asks for the root file system as the whole disk: no partitions
 	// and no boot loader, for a guest that is started with a kernel.
 	Paravirtual bool
-	Tmp         string // work folder, absolute; the disk is left in it
-	Progress    ami.Progress
+	// Mirrors are where packages come from, as lines of apt's or URLs; none is
+	// Debian's own servers.
+	Mirrors  []string
+	Tmp      string // work folder, absolute; the disk is left in it
+	Progress ami.Progress
 }
 
 // Result is a disk and what an image of it says.
@@ -70,7 +73,7 @@ func Build(ctx context.Context, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	user, boot := o.Recipe.User, o.Recipe.BootMode
+	user := o.Recipe.User
 	if user == "" {
 		user = "root"
 	}
@@ -83,11 +86,8 @@ func Build(ctx context.Context, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if boot == "" {
-		boot = ami.BootUEFIPreferred
-	}
 	return Result{
-		RawDisk: raw, Architecture: o.Recipe.Architecture, BootMode: boot,
+		RawDisk: raw, Architecture: o.Recipe.Architecture, BootMode: bootMode(o.Recipe),
 		RootDeviceName: "/dev/sda1", DefaultUser: user,
 	}, nil
 }
@@ -123,8 +123,8 @@ func run(ctx context.Context, o Options, step, name string, args ...string) erro
 	return runWith(ctx, o, nil, step, name, args...)
 }
 
-// runWith is run for a program that is given an open file as descriptor 4.
-func runWith(ctx context.Context, o Options, f *os.File, step, name string, args ...string) error {
+// runWith is run for a program that is given open files as descriptors 4 and on.
+func runWith(ctx context.Context, o Options, files []*os.File, step, name string, args ...string) error {
 	path, err := find(name)
 	if err != nil {
 		return &StepError{Step: step, Err: err}
@@ -134,9 +134,7 @@ func runWith(ctx context.Context, o Options, f *os.File, step, name string, args
 		return &StepError{Step: step, Err: err}
 	}
 	defer done()
-	if f != nil {
-		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
-	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, files...)
 	cmd.Dir = o.Tmp
 	cmd.Env = []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=" + o.Tmp, "TMPDIR=" + o.Tmp,
@@ -158,7 +156,7 @@ func rootSize(o Options) int64 {
 	if o.Paravirtual {
 		return o.Recipe.Bytes
 	}
-	return disk.RootSize(o.Recipe.Bytes)
+	return layout(o).RootSize()
 }
 
 // find looks also where an ordinary user's path does not lead.
@@ -176,22 +174,32 @@ func find(name string) (string, error) {
 
 // makeDisk puts boot loaders and the root file system on one disk.
 func makeDisk(ctx context.Context, o Options, root string) (string, error) {
-	core, err := biosLoader(ctx, o)
-	if err != nil {
+	l := layout(o)
+	var err error
+	if bootsByBIOS(o.Recipe) {
+		if l.BIOSLoader, err = biosLoader(ctx, o); err != nil {
+			return "", err
+		}
+		if l.BootCode, err = os.ReadFile("/usr/lib/grub/i386-pc/boot.img"); err != nil {
+			return "", &StepError{Step: "boot loader", Err: errors.Join(errors.New("install grub-pc-bin"), err)}
+		}
+	}
+	if l.ESP.Path, err = espImage(ctx, o, l.ESPSize); err != nil {
 		return "", err
 	}
-	esp, err := espImage(ctx, o)
-	if err != nil {
-		return "", err
-	}
-	boot, err := os.ReadFile("/usr/lib/grub/i386-pc/boot.img")
-	if err != nil {
-		return "", &StepError{Step: "boot loader", Err: errors.Join(errors.New("install grub-pc-bin"), err)}
-	}
+	l.Root.Path = root
 	raw := filepath.Join(o.Tmp, "disk.raw")
-	err = disk.Assemble(ctx, raw, disk.Layout{
-		GUID: id(o.Recipe, "disk"), BootCode: boot, BIOSLoader: core, Size: o.Recipe.Bytes,
-		ESP: disk.Content{GUID: id(o.Recipe, "esp"), Path: esp}, Root: disk.Content{GUID: id(o.Recipe, "root-partition"), Path: root},
-	})
-	return raw, err
+	return raw, disk.Assemble(ctx, raw, l)
+}
+
+// layout is the disk of a recipe, without what is on it.
+func layout(o Options) disk.Layout {
+	l := disk.Layout{
+		GUID: id(o.Recipe, "disk"), Size: o.Recipe.Bytes, ESPSize: espSize,
+		ESP: disk.Content{GUID: id(o.Recipe, "esp")}, Root: disk.Content{GUID: id(o.Recipe, "root-partition")},
+	}
+	if takesSigned(o.Recipe) {
+		l.ESPSize = signedESPSize
+	}
+	return l
 }

@@ -12,7 +12,7 @@ import (
 func RootUUID(name string) string { return id(recipe.Recipe{Name: name}, "root") }
 
 // DiskSize is how large a disk is that has a root of so many bytes.
-func DiskSize(root int64) int64 { return root - disk.RootSize(0) }
+func DiskSize(root int64) int64 { return root - disk.Layout{}.RootSize() }
 
 // Disk puts boot loaders for BIOS and UEFI and the root file system in the file
 // root on one disk, and returns its path. The disk is as large as o.Recipe.Bytes

@@ -59,13 +59,14 @@ func (g Guest) Change(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { client.Close() })
 	defer stop()
 	r := g.Recipe
+	packages := r.PackagesFor(r.Architecture)
 	steps := []struct {
 		name, command string
 		stdin         func() (io.ReadCloser, error)
 		skip          bool
 	}{
 		{name: "waiting for the guest's first boot to end", command: firstBoot},
-		{name: "installing " + strings.Join(r.Packages, ", "), command: install(r.Packages), skip: len(r.Packages) == 0},
+		{name: "installing " + strings.Join(packages, ", "), command: install(packages), skip: len(packages) == 0},
 	}
 	for _, s := range steps {
 		if !s.skip {

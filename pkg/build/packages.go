@@ -38,8 +38,9 @@ func packageFaults(err error, packages []string, where string) error {
 	}
 	e := &PackageError{}
 	for i, p := range packages {
-		if why[p] != "" {
-			e.Faults = append(e.Faults, fmt.Sprintf("packages[%d]: %s: %s", i, p, why[p]))
+		name, _, _ := strings.Cut(p, " ") // without the architectures that it is for
+		if why[name] != "" {
+			e.Faults = append(e.Faults, fmt.Sprintf("packages[%d]: %s: %s", i, name, why[name]))
 		}
 	}
 	if len(e.Faults) == 0 {

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/kamivm/kami/pkg/recipe"
 )
 
 // makeRoot makes the root file system as an image. All of it happens in hooks
@@ -36,6 +38,15 @@ func makeRoot(ctx context.Context, o Options) (string, error) {
 	if err := f.Truncate(rootSize(o)); err != nil {
 		return "", err
 	}
+	files := []*os.File{f}
+	if len(signedFiles(o)) > 0 {
+		loaders, err := os.OpenFile(signedPath(o), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return "", err
+		}
+		defer loaders.Close()
+		files = append(files, loaders)
+	}
 	if err := openTo(o); err != nil {
 		return "", err
 	}
@@ -43,24 +54,27 @@ func makeRoot(ctx context.Context, o Options) (string, error) {
 	if os.Getuid() == 0 {
 		mode = "--mode=root"
 	}
-	args := []string{"--format=null", mode, "--architectures=amd64"}
+	args := []string{"--format=null", mode, "--architectures=" + recipe.Debian(architecture(r))}
 	if r.Variant != "" {
 		args = append(args, "--variant="+r.Variant)
 	}
-	if len(r.Packages) > 0 {
-		args = append(args, "--include="+strings.Join(r.Packages, ","))
+	if packages := packages(o); len(packages) > 0 {
+		args = append(args, "--include="+strings.Join(packages, ","))
 	}
 	kind := "customize"
 	if r.Variant == "extract" { // which ends once its packages are unpacked
 		kind = "extract"
 	}
 	args = append(args, "--aptopt=Acquire::Retries \"3\"", "--"+kind+"-hook="+quote(hook)+" \"$1\"", r.Suite)
+	if len(o.Mirrors) > 0 {
+		args = append(append(args, "-"), o.Mirrors...)
+	}
 	program := []string{"mmdebstrap"}
 	if os.Getuid() == 0 && exec.CommandContext(ctx, alone[0], append(slices.Clone(alone[1:]), "true")...).Run() == nil {
 		program = append(slices.Clone(alone[:]), program...)
 	}
-	err = runWith(ctx, o, f, "mmdebstrap", program[0], append(program[1:], args...)...)
-	return img, packageFaults(err, r.Packages, r.Suite)
+	err = runWith(ctx, o, files, "mmdebstrap", program[0], append(program[1:], args...)...)
+	return img, packageFaults(err, r.Packages, r.Suite+" for "+recipe.Debian(architecture(r)))
 }
 
 // alone runs a program in mount and process namespaces of its own: what it

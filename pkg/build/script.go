@@ -39,6 +39,9 @@ func hookScript(o Options) string {
 	line("#!/bin/sh")
 	line("set -eu")
 	line("export SOURCE_DATE_EPOCH=%s E2FSPROGS_FAKE_TIME=%s", epoch, epoch)
+	if loaders := signedFiles(o); len(loaders) > 0 {
+		line("tar -C \"$1\" -cf - %s >&5", strings.Join(loaders, " "))
+	}
 	if r.Script != "" {
 		line("sh %s \"$1\"", quote(filepath.Join(r.Dir, r.Script)))
 	}
@@ -84,14 +87,15 @@ func hookScript(o Options) string {
 
 func grubConfig(o Options) string {
 	r := o.Recipe
-	words := strings.Fields(r.Cmdline)
+	words := strings.Fields(r.CmdlineFor(architecture(r)))
 	for i, w := range words {
 		words[i] = grubWord(w)
 	}
-	return fmt.Sprintf(`serial --unit=0 --speed=115200
-terminal_input serial console
-terminal_output serial console
-set timeout=0
+	terminal := "serial --unit=0 --speed=115200\nterminal_input serial console\nterminal_output serial console\n"
+	if takesSigned(r) { // whose console is the firmware's, which goes to the serial port
+		terminal = ""
+	}
+	return terminal + fmt.Sprintf(`set timeout=0
 menuentry %q {
 	linux %s root=UUID=%s ro %s
 	initrd %s

@@ -57,6 +57,10 @@ func TestScriptsAreWhatTheyWere(t *testing.T) {
 				{Path: "/a $b/c", Source: "d e", Mode: "600"},
 			},
 		}},
+		{"arm64", recipe.Recipe{
+			Name: "arm64", Architecture: "arm64", Kernel: "/boot/vmlinuz", Initrd: "/boot/initrd.img", Cmdline: "console=ttyS0 panic=5", Dir: "/recipes/arm64",
+		}},
+		{"secure", recipe.Recipe{Name: "secure", SecureBoot: true, Kernel: "/boot/vmlinuz", Initrd: "/boot/initrd.img", Dir: "/recipes/secure"}},
 	} {
 		o := Options{Recipe: c.r, Tmp: "/work/tmp"}
 		golden(t, c.name+".hook.sh", hookScript(o))

@@ -149,11 +149,16 @@ func (k Keyring) Trust(allowUnsigned bool) (Trust, error) {
 	return t, err
 }
 
-// ParseKeys reads keys in the form of a .pub or authorized_keys file. It returns
+// ParseKeys reads keys in the form of a .pub or authorized_keys file, or the public
+// key of minisign's that a file holds. It returns
 // ErrBadKey for what has none, or one that bundles are not signed with.
 func ParseKeys(b []byte) (all []TrustedKey, err error) {
 	if len(b) > maxKeys {
 		return nil, fmt.Errorf("%w: more than %d bytes", ErrBadKey, maxKeys)
+	}
+	if isMinisign(b) {
+		key, err := parseMinisignPublic(b)
+		return []TrustedKey{key}, err
 	}
 	for len(bytes.TrimSpace(b)) > 0 {
 		key, comment, _, rest, err := ssh.ParseAuthorizedKey(b)
@@ -222,7 +227,7 @@ func (k Keyring) change(ctx context.Context, to func([]TrustedKey) []TrustedKey)
 			if t.Own {
 				continue
 			}
-			if _, err := fmt.Fprintf(f, "%s namespaces=%q %s %s\n", Signer, SignatureNamespace, t.PublicKey, t.Comment); err != nil {
+			if _, err := fmt.Fprintf(f, "%s namespaces=%q %s %s\n", Signer, SignatureNamespace+","+ImageNamespace, t.PublicKey, t.Comment); err != nil {
 				return err
 			}
 		}

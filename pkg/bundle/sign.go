@@ -37,22 +37,26 @@ type sigBlob struct {
 }
 
 // signed is what a signature is of.
-func signed(message []byte) []byte {
+func signed(namespace string, message []byte) []byte {
 	sum := sha512.Sum512(message)
 	return append([]byte(sigMagic), ssh.Marshal(struct {
 		Namespace, Reserved, Hash string
 		Sum                       []byte
-	}{SignatureNamespace, "", sigHash, sum[:]})...)
+	}{namespace, "", sigHash, sum[:]})...)
 }
 
 // Sign makes the signature's file of a manifest's.
 func Sign(key ssh.Signer, message []byte) ([]byte, error) {
-	sig, err := key.Sign(rand.Reader, signed(message))
+	return signAs(key, SignatureNamespace, message)
+}
+
+func signAs(key ssh.Signer, namespace string, message []byte) ([]byte, error) {
+	sig, err := key.Sign(rand.Reader, signed(namespace, message))
 	if err != nil {
 		return nil, err
 	}
 	blob := append([]byte(sigMagic), ssh.Marshal(sigBlob{
-		Version: sigVersion, PublicKey: key.PublicKey().Marshal(), Namespace: SignatureNamespace, Hash: sigHash, Signature: ssh.Marshal(sig),
+		Version: sigVersion, PublicKey: key.PublicKey().Marshal(), Namespace: namespace, Hash: sigHash, Signature: ssh.Marshal(sig),
 	})...)
 	return pem.EncodeToMemory(&pem.Block{Type: sigArmor, Bytes: blob}), nil
 }
@@ -68,6 +72,21 @@ type Trust struct {
 // ErrSignature for what is not one, and with the key ErrUntrusted for one that is
 // by nobody who is trusted.
 func (t Trust) verify(message, file []byte) (ssh.PublicKey, error) {
+	key, err := verifySSH(SignatureNamespace, message, file)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range t.Keys {
+		if bytes.Equal(k.Marshal(), key.Marshal()) {
+			return key, nil
+		}
+	}
+	return key, fmt.Errorf("%w: %s", ErrUntrusted, ssh.FingerprintSHA256(key))
+}
+
+// verifySSH returns the key that made the signature of message, whoever has it. It
+// returns ErrSignature for what is not one.
+func verifySSH(namespace string, message, file []byte) (ssh.PublicKey, error) {
 	bad := func(format string, args ...any) (ssh.PublicKey, error) {
 		return nil, fmt.Errorf("%w: %w", ErrSignature, fmt.Errorf(format, args...))
 	}
@@ -80,8 +99,8 @@ func (t Trust) verify(message, file []byte) (ssh.PublicKey, error) {
 	if !ok || ssh.Unmarshal(body, &blob) != nil {
 		return bad("it is no SSH signature")
 	}
-	if blob.Version != sigVersion || blob.Namespace != SignatureNamespace || blob.Reserved != "" || blob.Hash != sigHash {
-		return bad("version %d, namespace %.40q, hash %.40q are not a bundle's", blob.Version, blob.Namespace, blob.Hash)
+	if blob.Version != sigVersion || blob.Namespace != namespace || blob.Reserved != "" || blob.Hash != sigHash {
+		return bad("version %d, namespace %.40q, hash %.40q are not those of a %s signature", blob.Version, blob.Namespace, blob.Hash, namespace)
 	}
 	key, err := ssh.ParsePublicKey(blob.PublicKey)
 	if err != nil {
@@ -92,17 +111,12 @@ func (t Trust) verify(message, file []byte) (ssh.PublicKey, error) {
 		return bad("%w", err)
 	}
 	if err := checkKey(key); err != nil || sig.Format != ssh.KeyAlgoED25519 {
-		return bad("it is by a key of type %.40q, and bundles are signed by ed25519", key.Type())
+		return bad("it is by a key of type %.40q, and not by ed25519", key.Type())
 	}
-	if err := key.Verify(signed(message), &sig); err != nil {
+	if err := key.Verify(signed(namespace, message), &sig); err != nil {
 		return bad("%w", err)
 	}
-	for _, k := range t.Keys {
-		if bytes.Equal(k.Marshal(), key.Marshal()) {
-			return key, nil
-		}
-	}
-	return key, fmt.Errorf("%w: %s", ErrUntrusted, ssh.FingerprintSHA256(key))
+	return key, nil
 }
 
 // Fingerprint is a key's SHA-256 as ssh-keygen prints it.

@@ -30,7 +30,10 @@ var (
 
 // Store is an open catalog. It is safe for concurrent use, also by several
 // processes.
-type Store struct{ db *sql.DB }
+type Store struct {
+	db    *sql.DB
+	meter Meter
+}
 
 // Open opens the catalog at path, making it when it is not there and bringing
 // an older one up to date. It returns ErrNewer for one of a later version.
@@ -93,7 +96,7 @@ func openOnce(ctx context.Context, dsn string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening catalog: %w", err)
 	}
-	s := &Store{db}
+	s := &Store{db: db}
 	if err := s.migrate(ctx); err != nil {
 		db.Close()
 		return nil, err
@@ -151,6 +154,9 @@ var migrations = [...]string{
 		id TEXT PRIMARY KEY, created TEXT NOT NULL, doc TEXT NOT NULL
 	) STRICT;`,
 	indexSchema,
+	meterSchema,
+	offerSchema,
+	scaleSchema,
 }
 
 // reindexed is the last migration after which all images have to be indexed anew.
@@ -190,8 +196,9 @@ func (s *Store) migrate(ctx context.Context) error {
 
 // Tx reads and, in Update, writes records, all at one instant.
 type Tx struct {
-	ctx  context.Context //nolint:containedctx // lives no longer than the call that made it
-	conn *sql.Conn
+	ctx   context.Context //nolint:containedctx // lives no longer than the call that made it
+	conn  *sql.Conn
+	meter Meter
 }
 
 // View calls fn with a consistent view of the catalog. It waits for no writer.
@@ -221,7 +228,7 @@ func (s *Store) run(ctx context.Context, begin string, fn func(*Tx) error) (err 
 			}
 		}
 	}()
-	if err := fn(&Tx{ctx, conn}); err != nil {
+	if err := fn(&Tx{ctx, conn, s.meter}); err != nil {
 		return err
 	}
 	if _, err := conn.ExecContext(ctx, "COMMIT"); err != nil {

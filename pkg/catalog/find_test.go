@@ -279,7 +279,7 @@ func TestOldCatalogIsIndexed(t *testing.T) {
 			return err
 		}
 		for _, q := range []string{
-			"DROP TABLE image_terms", "DROP TABLE image_postings", "DROP TABLE image_deprecations", "DROP INDEX snapshots_of_images",
+			"DROP TABLE offers", "DROP TABLE subscriptions", "DROP TABLE image_terms", "DROP TABLE image_postings", "DROP TABLE image_deprecations", "DROP INDEX snapshots_of_images",
 			"ALTER TABLE images DROP COLUMN terms", "ALTER TABLE images DROP COLUMN at", "PRAGMA user_version = 3",
 		} {
 			if _, err := tx.conn.ExecContext(t.Context(), q); err != nil {

@@ -53,6 +53,9 @@ func (tx *Tx) DeleteImage(id ami.ImageID) error {
 
 // PutSnapshot writes a snapshot.
 func (tx *Tx) PutSnapshot(s ami.Snapshot) error {
+	if err := tx.meterSnapshot(s); err != nil {
+		return err
+	}
 	return put(tx, "snapshots", s, []string{"id", "owner", "state", "layer", "created"},
 		string(s.SnapshotID), s.OwnerID, string(s.State), string(s.Layer), stamp(s.StartTime))
 }
@@ -69,7 +72,7 @@ func (tx *Tx) Snapshots() ([]ami.Snapshot, error) {
 
 // DeleteSnapshot deletes a snapshot's record.
 func (tx *Tx) DeleteSnapshot(id ami.SnapshotID) error {
-	return remove(tx, "snapshots", "id = ?", string(id))
+	return errors.Join(tx.meterGone(string(id)), remove(tx, "snapshots", "id = ?", string(id)))
 }
 
 // ImagesUsingSnapshot returns the pending, available and disabled images that map a
@@ -97,6 +100,9 @@ func (tx *Tx) PutVolume(v ami.Volume) error {
 	if len(v.Attachments) > 0 {
 		holder = v.Attachments[0].InstanceID
 	}
+	if err := tx.meterVolume(v); err != nil {
+		return err
+	}
 	return put(tx, "volumes", v, []string{"id", "owner", "instance", "layer", "created"},
 		string(v.VolumeID), v.OwnerID, string(holder), string(v.Layer), stamp(v.CreateTime))
 }
@@ -116,11 +122,14 @@ func (tx *Tx) VolumesOf(id ami.InstanceID) ([]ami.Volume, error) {
 
 // DeleteVolume deletes a volume's record.
 func (tx *Tx) DeleteVolume(id ami.VolumeID) error {
-	return errors.Join(remove(tx, "volumes", "id = ?", string(id)), tx.putGone(string(id)))
+	return errors.Join(tx.meterGone(string(id)), remove(tx, "volumes", "id = ?", string(id)), tx.putGone(string(id)))
 }
 
 // PutInstance writes an instance.
 func (tx *Tx) PutInstance(i ami.Instance) error {
+	if err := tx.meterInstance(i); err != nil {
+		return err
+	}
 	return put(tx, "instances", i, []string{"id", "owner", "image", "state", "created"},
 		string(i.InstanceID), i.OwnerID, string(i.ImageID), string(i.State.Name), stamp(i.LaunchTime))
 }
@@ -137,7 +146,7 @@ func (tx *Tx) Instances() ([]ami.Instance, error) {
 
 // DeleteInstance deletes an instance's record.
 func (tx *Tx) DeleteInstance(id ami.InstanceID) error {
-	return errors.Join(remove(tx, "instances", "id = ?", string(id)), tx.putGone(string(id)))
+	return errors.Join(tx.meterGone(string(id)), remove(tx, "instances", "id = ?", string(id)), tx.putGone(string(id)))
 }
 
 // PutKeyPair writes a key pair. It returns ErrExists when another one of the

@@ -10,6 +10,8 @@ import (
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/kamivm/kami/pkg/ami"
 )
 
 // stamp is a time as text that sorts.
@@ -87,7 +89,7 @@ func many[T any](tx *Tx, table, where string, args ...any) (docs []T, err error)
 // Verify reads every record, and returns an ErrDamaged for each that cannot be
 // read.
 func (tx *Tx) Verify() (damage []error, err error) {
-	var errs [8]error
+	var errs [13]error
 	_, errs[0] = tx.Images()
 	_, errs[1] = tx.Snapshots()
 	_, errs[2] = tx.Volumes()
@@ -96,6 +98,11 @@ func (tx *Tx) Verify() (damage []error, err error) {
 	_, errs[5] = tx.Leases()
 	_, errs[6] = tx.CachedLayers()
 	_, errs[7] = many[json.RawMessage](tx, "settings", "TRUE")
+	_, errs[8] = tx.Usages(time.Time{})
+	_, errs[9] = tx.Offers()
+	_, errs[10] = tx.Subscriptions()
+	_, errs[11] = many[ami.LaunchTemplate](tx, "launch_templates", "TRUE")
+	_, errs[12] = many[ami.Group](tx, "instance_groups", "TRUE")
 	for _, err := range errs {
 		if err != nil && !errors.Is(err, ErrDamaged) {
 			return nil, err

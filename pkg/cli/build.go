@@ -12,6 +12,7 @@ import (
 func (a *app) build() *cobra.Command {
 	var in region.BuildInput
 	var tags []string
+	var arch string
 	c := &cobra.Command{
 		Use: "build RECIPE", Short: "Build an image from a recipe", Args: args(1, 1), ValidArgsFunction: once(a.completeRecipes),
 		Long: `Build an image from a recipe: a folder with a recipe.yaml, or the name of one
@@ -19,15 +20,15 @@ that comes with kami (tiny, debian-12, web). Names are looked up in the folders
 of KAMI_RECIPES, then in ./images and where kami is installed. A paravirtual
 image has the root file system alone: no partitions and no boot loader. An
 instance-store image is packed into a bundle, and registered of it.`,
-		Example: "  kami build tiny\n  kami build ./images/web --name web-1\n  kami build tiny --virtualization-type paravirtual --name tiny-pv\n  kami build tiny --root-device-type instance-store --name tiny-is",
+		Example: "  kami build tiny\n  kami build ./images/web --name web-1\n  kami build tiny --virtualization-type paravirtual --name tiny-pv\n  kami build tiny --root-device-type instance-store --name tiny-is\n  kami build tiny --architecture arm64 --name tiny-arm64",
 		RunE: func(c *cobra.Command, given []string) (err error) {
 			if in.Tags, err = parseTags(tags); err != nil {
 				return err
 			}
-			if err := errors.Join(oneOf("virtualization-type", in.VirtualizationType, ami.VirtualizationTypes()...), oneOf("root-device-type", in.RootDeviceType, ami.RootDeviceTypes()...)); err != nil {
+			if err := errors.Join(oneOf("virtualization-type", in.VirtualizationType, ami.VirtualizationTypes()...), oneOf("root-device-type", in.RootDeviceType, ami.RootDeviceTypes()...), oneOf("architecture", arch, architectures()...)); err != nil {
 				return err
 			}
-			in.Recipe = given[0]
+			in.Recipe, in.Architecture = given[0], ami.Architecture(arch)
 			return a.with(c.Context(), func(r *region.Region) error {
 				image, err := r.BuildImage(c.Context(), in)
 				if err != nil {
@@ -41,6 +42,11 @@ instance-store image is packed into a bundle, and registered of it.`,
 	f.StringVar(&in.Name, "name", "", "`NAME` of the image (default the recipe's and the time)")
 	f.StringVar(&in.Description, "description", "", "`TEXT` of at most 255 characters (default the recipe's)")
 	f.BoolVar(&in.NoRelative, "no-relative", false, "do not lay the disk over a layer of the store that is like it")
+	f.StringVar(&arch, "architecture", "", "`ARCH` of the guest: x86_64, arm64 or i386 (default the recipe's)")
+	completeValues(c, "architecture", architectures()...)
+	f.BoolVar(&in.SecureBoot, "secure-boot", false, "take boot loaders that are signed, and have the image's guests boot with Secure Boot")
+	f.StringArrayVar(&in.Mirrors, "mirror", nil, "take packages from `SOURCE`, a URL or a line as in apt's sources, not from Debian's servers; may be repeated")
+	must(c.RegisterFlagCompletionFunc("mirror", cobra.NoFileCompletions))
 	virtualizationFlag(c, &in.VirtualizationType, "the recipe's, else hvm")
 	f.StringVar(&in.RootDeviceType, "root-device-type", "", "`TYPE` of the root: ebs or instance-store (default ebs)")
 	completeValues(c, "root-device-type", ami.RootDeviceTypes()...)
@@ -93,6 +99,8 @@ is refused.`,
 	f.StringVar(&in.ChecksumFile, "checksum-file", "", "`FILE` or URL with the disk's checksum, as sha256sum writes it")
 	f.StringVar(&boot, "boot-mode", "", "`MODE` of booting: legacy-bios, uefi or uefi-preferred (default found by looking)")
 	f.StringVar(&arch, "architecture", "", "`ARCH` of the guest: x86_64, arm64 or i386 (default found by looking)")
+	f.StringVar(&in.UsageOperation, "usage-operation", "", "`CODE` of EC2's for what is on the disk (default RunInstances: Linux; Windows is RunInstances:0002)")
+	completeValues(c, "usage-operation", ami.UsageOperations()...)
 	completeValues(c, "boot-mode", bootModes()...)
 	completeValues(c, "architecture", architectures()...)
 	tagFlag(c, &tags)

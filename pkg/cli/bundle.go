@@ -221,11 +221,11 @@ func (a *app) bundleTrust() *cobra.Command {
 	var remove string
 	var dry bool
 	c := &cobra.Command{
-		Use: "trust [KEYFILE]", Short: "Say whose bundles are taken, or list the keys", Args: args(0, 1),
-		Long: `Take bundles that are signed by the keys in a file: public ed25519 keys in the
-form of OpenSSH. Without a file, list the keys that are trusted; the region's own
-is the one that kami bundle create signs with, and what another region has to be
-given.
+		Use: "trust [KEYFILE]", Short: "Say whose bundles and images are taken, or list the keys", Args: args(0, 1),
+		Long: `Take bundles and images that are signed by the keys in a file: public ed25519 keys
+in the form of OpenSSH, or one of minisign's, which signs images alone. Without a
+file, list the keys that are trusted; the region's own is the one that kami bundle
+create signs with, and what another region has to be given.
 
 The keys lie in the region's folder bundle-keys; trusted there is a file for
 ssh-keygen -Y verify.`,

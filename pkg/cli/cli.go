@@ -163,8 +163,8 @@ guests, and saves a changed guest as the next image. Images cost what changed.`,
 		commands  []*cobra.Command
 	}{
 		{"job", "The main job:", []*cobra.Command{a.build(), a.importImage(), a.launch(), a.ssh(), a.console()}},
-		{"nouns", "What a region holds:", []*cobra.Command{a.image(), a.instance(), a.volume(), a.snapshot(), a.bin(), a.key(), a.kms(), a.kernel(), a.bundle()}},
-		{"house", "The house:", []*cobra.Command{a.store(), a.region(), a.account(), a.doctor(), a.version(), completion(), a.imds()}},
+		{"nouns", "What a region holds:", []*cobra.Command{a.image(), a.instance(), a.template(), a.group(), a.volume(), a.snapshot(), a.bin(), a.key(), a.kms(), a.kernel(), a.bundle()}},
+		{"house", "The house:", []*cobra.Command{a.store(), a.region(), a.account(), a.offer(), a.subscription(), a.bill(), a.doctor(), a.version(), completion(), a.imds()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 		for _, c := range g.commands {

@@ -145,6 +145,7 @@ func (a *app) image() *cobra.Command {
 	return group("image", "Make, find and retire images",
 		"  kami image list\n  kami image create i-0123456789abcdef0 --name web-2\n  kami image deregister web-1 --delete-snapshots", a.orFar(a.imageList(), a.listFar), a.orFar(a.imageShow(), a.showFar), a.imageCreate(), a.imageRegister(), a.imageCopy(), a.imageStore(), a.imageRestore(), a.imageExport(),
 		a.orFar(a.imageDeregister(), a.deregisterFar), a.imagePrune(), a.imagePermission(), a.imageDeprecate(), a.imageDisable(), a.imageEnable(), a.imageProtect(), a.imageUnprotect(),
+		a.imageSign(), a.imageVerify(), a.imageManifest(), a.imageProductCode(),
 		a.imageUsage(), a.imageReferences(), a.imageAncestry(), a.imageTree(), a.tag("image", "web-1", a.completeImages, a.imageRef), a.untag("image", "web-1", a.completeImages, a.imageRef))
 }
 
@@ -222,6 +223,7 @@ func (a *app) imageRegister() *cobra.Command {
 	var tags, mappings []string
 	var arch, boot string
 	var pv bootFlags
+	var support supportFlags
 	c := &cobra.Command{
 		Use: "register", Short: "Make an image over snapshots, or of a bundle", Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions,
 		Long: `Make an image of snapshots that exist. One has to be mapped to the root device;
@@ -229,8 +231,8 @@ it costs nothing, since an image only names its snapshots.
 
 With --image-location make an instance-store image of a bundle, which has to be
 signed by a key that is trusted (kami bundle trust). Its guests have a root of
-their own that is made of the bundle and ends with them; what is not said here is
-the bundle's. A bundle that is changed afterwards is not launched any more.`,
+their own that is made of the bundle and ends with them; what is not said here
+is the bundle's. A bundle that is changed afterwards is not launched any more.`,
 		Example: "  kami image register --name web-5 --block-device-mapping /dev/sda1=snap-0123456789abcdef0\n  kami image register --name pv-1 --block-device-mapping /dev/sda1=snap-0123456789abcdef0 --virtualization-type paravirtual\n  kami image register --name web-6 --image-location images/web-6.manifest",
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if err := errors.Join(oneOf("architecture", arch, architectures()...), oneOf("virtualization-type", in.VirtualizationType, ami.VirtualizationTypes()...)); err != nil {
@@ -243,6 +245,9 @@ the bundle's. A bundle that is changed afterwards is not launched any more.`,
 				return err
 			}
 			in.Architecture, in.BootMode = ami.Architecture(arch), ami.BootMode(boot)
+			if err := support.read(a, c, &in); err != nil {
+				return err
+			}
 			if in.ImageLocation == "" { // what a bundle says for itself
 				in.Architecture, in.RootDeviceName = cmp.Or(in.Architecture, ami.ArchX8664), cmp.Or(in.RootDeviceName, "/dev/sda1")
 			}
@@ -270,6 +275,7 @@ the bundle's. A bundle that is changed afterwards is not launched any more.`,
 	f.StringVar(&boot, "boot-mode", "", "`MODE` of booting: legacy-bios, uefi or uefi-preferred (default the architecture's)")
 	f.StringVar(&in.ImdsSupport, "imds-support", "", "`VERSION` v2.0 says that the image asks for its metadata with tokens")
 	completeValues(c, "imds-support", ami.IMDSv2)
+	support.add(c, &in)
 	virtualizationFlag(c, &in.VirtualizationType, "hvm, or the bundle's")
 	pv.add(a, c, "the bundle's, else ")
 	must(c.MarkFlagRequired("name"))
@@ -287,11 +293,11 @@ func (a *app) imageDeregister() *cobra.Command {
 	var del, dry bool
 	c := &cobra.Command{
 		Use: "deregister IMAGE...", Aliases: []string{"rm"}, Short: "Retire images; instances live on", Args: args(1, -1), ValidArgsFunction: a.completeImages,
-		Long: `Retire images. Instances that were launched of them live on. Their snapshots stay
-too, and go on costing disk, unless --delete-snapshots is given: then it is told
-of each what became of it, and how many bytes were really freed. What a rule of
-the recycle bin covers goes there (kami bin). The bundle of an instance-store
-image stays where it is: kami bundle delete.`,
+		Long: `Retire images. Instances that were launched of them live on. Their snapshots
+stay too, and go on costing disk, unless --delete-snapshots is given: then it is
+told of each what became of it, and how many bytes were really freed. What a
+rule of the recycle bin covers goes there (kami bin). The bundle of an
+instance-store image stays where it is: kami bundle delete.`,
 		Example: "  kami image deregister web-1\n  kami image deregister web-1 --delete-snapshots",
 		RunE: func(c *cobra.Command, given []string) error {
 			return a.with(c.Context(), func(r *region.Region) error {

@@ -80,7 +80,7 @@ func (a *app) instanceIDs(ctx context.Context, r *region.Region, refs []string) 
 func (a *app) instance() *cobra.Command {
 	return group("instance", "See and control instances",
 		"  kami instance list\n  kami instance stop i-0123456789abcdef0\n  kami instance terminate i-0123456789abcdef0", a.instanceList(), a.instanceShow(), a.instanceStart(), a.instanceStop(),
-		a.instanceReboot(), a.instanceTerminate(), a.instanceWait(), a.instanceReplaceRoot(), a.instanceMetadata(), a.tag("instance", "i-0123456789abcdef0", a.completeInstances, a.instanceRef),
+		a.instanceReboot(), a.instanceTerminate(), a.instanceWait(), a.instanceReplaceRoot(), a.instanceMetadata(), a.instanceUEFIData(), a.tag("instance", "i-0123456789abcdef0", a.completeInstances, a.instanceRef),
 		a.untag("instance", "i-0123456789abcdef0", a.completeInstances, a.instanceRef))
 }
 

@@ -62,8 +62,8 @@ and from there (kami image copy). One that is there already is joined.`,
 	dryFlag(create, &dry)
 	see := &cobra.Command{
 		Use: "show NAME", Short: "Show all that is known of a region", Args: args(1, 1), ValidArgsFunction: once(a.completeRegions),
-		Long: `Show a region. The JSON form has its certificate, which the identity documents of
-its instances are signed with; it is made when it is first asked for.`,
+		Long: `Show a region. The JSON form has its certificate, which the identity documents
+of its instances are signed with; it is made when it is first asked for.`,
 		Example: "  kami region show local-1 --query Regions[0].IdentityCertificate -o id > certificate",
 		RunE: func(c *cobra.Command, given []string) error {
 			info, err := region.Show(c.Context(), a.flags.home, given[0])
@@ -75,13 +75,13 @@ its instances are signed with; it is made when it is first asked for.`,
 	}
 	del := &cobra.Command{
 		Use: "delete NAME", Aliases: []string{"rm"}, Short: "Remove a region that holds nothing", Args: args(1, 1),
-		Long: `Remove a region that holds nothing any more. Of one that lies elsewhere (--at) the
-home only forgets where; what it holds stays.`,
+		Long: `Remove a region that holds nothing any more. Of one that lies elsewhere (--at)
+the home only forgets where; what it holds stays.`,
 		ValidArgsFunction: once(a.completeRegions), Example: "  kami region delete lab-1",
 		RunE: func(c *cobra.Command, given []string) error {
 			return region.Delete(c.Context(), a.flags.home, given[0], dry)
 		},
 	}
 	dryFlag(del, &dry)
-	return group("region", "Make and list regions", "  kami region create lab-1\n  kami --region lab-1 image list", list, see, create, del, a.blockPublicAccess(), a.allowedImages())
+	return group("region", "Make and list regions", "  kami region create lab-1\n  kami --region lab-1 image list", list, see, create, del, a.blockPublicAccess(), a.allowedImages(), a.imageSignatures())
 }

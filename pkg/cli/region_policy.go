@@ -22,8 +22,8 @@ func (a *app) blockPublicAccess() *cobra.Command {
 	c := &cobra.Command{
 		Use: "block-public-access [STATE]", Short: "Keep images from becoming public", Args: args(0, 1), ValidArgs: states,
 		Long: `Show whether this account's images in the region may become public, or with a
-STATE, block-new-sharing or unblocked, set it. Images that are public already stay
-so.`,
+STATE, block-new-sharing or unblocked, set it. Images that are public already
+stay so.`,
 		Example: "  kami region block-public-access\n  kami region block-public-access block-new-sharing",
 		RunE: func(c *cobra.Command, given []string) error {
 			return a.with(c.Context(), func(r *region.Region) error {
@@ -59,11 +59,12 @@ func (a *app) allowedImages() *cobra.Command {
 	c := &cobra.Command{
 		Use: "allowed-images [STATE]", Short: "Say which images of others this account may use", Args: args(0, 1), ValidArgs: region.AllowedStates(),
 		Long: `Show which images of others this account allows itself in the region, or set it.
-STATE is disabled, audit-mode, in which images are only marked (ImageAllowed), or
-enabled, in which those that are not allowed are not there. Its own images are
-always allowed, and so is one that fits any one criterion; without any, all are.
-The flags make up one criterion, which takes the place of those there are, and
-which an image fits that fits them all; --criteria gives several as EC2's JSON.`,
+STATE is disabled, audit-mode, in which images are only marked (ImageAllowed),
+or enabled, in which those that are not allowed are not there. Its own images
+are always allowed, and so is one that fits any one criterion; without any, all
+are. The flags make up one criterion, which takes the place of those there are,
+and which an image fits that fits them all; --criteria gives several as EC2's
+JSON.`,
 		Example: "  kami region allowed-images\n  kami region allowed-images audit-mode --provider 123456789012 --name 'web-*' --max-age-days 90\n  kami region allowed-images enabled --criteria file://criteria.json\n  kami region allowed-images disabled --no-criteria",
 		RunE: func(c *cobra.Command, given []string) error {
 			f := c.Flags()

@@ -18,8 +18,9 @@ import (
 type Layout struct {
 	GUID       string // of the disk
 	Size       int64  // bytes
-	BootCode   []byte // GRUB's boot.img
+	BootCode   []byte // GRUB's boot.img; nil is a disk that does not boot by BIOS
 	BIOSLoader []byte // GRUB's core image
+	ESPSize    int64  // bytes, whole MiB; 0 is 4 MiB
 	ESP, Root  Content
 }
 
@@ -34,17 +35,26 @@ const (
 	mib       = 1 << 20
 	biosStart = 1 * mib
 	espStart  = 2 * mib
-	espEnd    = 6 * mib
-	rootStart = 8 * mib
+	espSize   = 4 * mib
+	espGap    = 2 * mib // behind it
 	tailSize  = 1 * mib
 )
 
-// RootSize is how many bytes the root has on a disk of size bytes.
-func RootSize(size int64) int64 { return size - rootStart - tailSize }
+func (l Layout) espSize() int64 {
+	if l.ESPSize == 0 {
+		return espSize
+	}
+	return l.ESPSize
+}
+
+func (l Layout) rootStart() int64 { return espStart + l.espSize() + espGap }
+
+// RootSize is how many bytes the root has.
+func (l Layout) RootSize() int64 { return l.Size - l.rootStart() - tailSize }
 
 // Assemble writes the disk at path, sparse. The same content gives the same disk.
 func Assemble(ctx context.Context, path string, l Layout) error {
-	if RootSize(l.Size) < mib {
+	if l.RootSize() < mib || l.ESPSize%mib != 0 {
 		return fmt.Errorf("a disk of %d bytes is too small", l.Size)
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
@@ -58,13 +68,15 @@ func Assemble(ctx context.Context, path string, l Layout) error {
 	if err := partition(path, l); err != nil {
 		return fmt.Errorf("partitioning: %w", err)
 	}
-	if err := installBIOS(f, l.BootCode, l.BIOSLoader); err != nil {
-		return fmt.Errorf("boot loader: %w", err)
+	if l.BootCode != nil {
+		if err := installBIOS(f, l.BootCode, l.BIOSLoader); err != nil {
+			return fmt.Errorf("boot loader: %w", err)
+		}
 	}
 	for _, part := range []struct {
 		c         Content
 		at, limit int64
-	}{{l.ESP, espStart, espEnd - espStart}, {l.Root, rootStart, RootSize(l.Size)}} {
+	}{{l.ESP, espStart, l.espSize()}, {l.Root, l.rootStart(), l.RootSize()}} {
 		if err := copyImage(ctx, f, part.at, part.limit, part.c.Path); err != nil {
 			return fmt.Errorf("copying %s: %w", part.c.Path, err)
 		}
@@ -92,8 +104,8 @@ func partition(path string, l Layout) error {
 		LogicalSectorSize: sector, PhysicalSectorSize: sector, ProtectiveMBR: true, GUID: l.GUID,
 		Partitions: []*gpt.Partition{
 			part(1, biosStart, espStart-biosStart, gpt.BIOSBoot, "bios", bios),
-			part(2, espStart, espEnd-espStart, gpt.EFISystemPartition, "esp", l.ESP.GUID),
-			part(3, rootStart, RootSize(l.Size), gpt.LinuxFilesystem, "root", l.Root.GUID),
+			part(2, espStart, l.espSize(), gpt.EFISystemPartition, "esp", l.ESP.GUID),
+			part(3, l.rootStart(), l.RootSize(), gpt.LinuxFilesystem, "root", l.Root.GUID),
 		},
 	})
 }

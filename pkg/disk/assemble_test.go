@@ -38,8 +38,8 @@ func parts(t *testing.T) Layout {
 	return Layout{
 		GUID: "11111111-2222-4333-8444-555555555555", Size: size,
 		BootCode: bytes.Repeat([]byte{0xbc}, sector), BIOSLoader: bytes.Repeat([]byte{0xcd}, 50*sector+17),
-		ESP:  Content{GUID: "aaaaaaaa-2222-4333-8444-55555555555a", Path: file("esp", espEnd-espStart, 0x6000, "BOOTX64 EFI\x20")},
-		Root: Content{GUID: "bbbbbbbb-2222-4333-8444-55555555555b", Path: file("root", RootSize(size), 12<<20, "the root")},
+		ESP:  Content{GUID: "aaaaaaaa-2222-4333-8444-55555555555a", Path: file("esp", espSize, 0x6000, "BOOTX64 EFI\x20")},
+		Root: Content{GUID: "bbbbbbbb-2222-4333-8444-55555555555b", Path: file("root", Layout{Size: size}.RootSize(), 12<<20, "the root")},
 	}
 }
 
@@ -64,7 +64,7 @@ func TestAssembledDiskIsWhatItIsMadeOf(t *testing.T) {
 	}
 	for at, want := range map[int]string{
 		espStart + 0x6000:              "BOOTX64 EFI\x20",
-		rootStart + 12<<20:             "the root",
+		int(l.rootStart()) + 12<<20:    "the root",
 		0:                              strings.Repeat("\xbc", bootKernelAt),
 		bootKernelAt:                   "\x00\x08\x00\x00\x00\x00\x00\x00", // sector 2048
 		bootDriveCheck:                 "\x90\x90",
@@ -86,10 +86,10 @@ func TestAssembledDiskIsWhatItIsMadeOf(t *testing.T) {
 		Table: "gpt", BIOSBootable: true, UEFIBootable: true, Architecture: ami.ArchX8664,
 		Partitions: []Partition{
 			{Start: biosStart, Size: espStart - biosStart, BIOSBoot: true},
-			{Start: espStart, Size: espEnd - espStart, ESP: true},
-			{Start: rootStart, Size: RootSize(l.Size)},
+			{Start: espStart, Size: espSize, ESP: true},
+			{Start: l.rootStart(), Size: l.RootSize()},
 		},
-		Claimed: rootStart + RootSize(l.Size),
+		Claimed: l.rootStart() + l.RootSize(),
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("Inspect says %+v, want %+v", got, want)
@@ -176,8 +176,8 @@ func TestAssembledTablesAreSound(t *testing.T) {
 		}
 		want := []entry{
 			{"21686148-6449-6e6f-744e-656564454649", c.bios, "bios", biosStart / sector, espStart/sector - 1},
-			{"c12a7328-f81f-11d2-ba4b-00a0c93ec93b", c.esp, "esp", espStart / sector, espEnd/sector - 1},
-			{"0fc63daf-8483-4772-8e79-3d69d8477de4", l.Root.GUID, "root", rootStart / sector, uint64(rootStart+RootSize(l.Size))/sector - 1},
+			{"c12a7328-f81f-11d2-ba4b-00a0c93ec93b", c.esp, "esp", espStart / sector, (espStart+espSize)/sector - 1},
+			{"0fc63daf-8483-4772-8e79-3d69d8477de4", l.Root.GUID, "root", uint64(l.rootStart()) / sector, uint64(l.rootStart()+l.RootSize())/sector - 1},
 		}
 		for _, at := range [][2]uint64{{1, last}, {last, 1}} {
 			guid, got := verify(t, b, at[0], at[1])

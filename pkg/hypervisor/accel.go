@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/machine"
 )
 
@@ -31,6 +32,18 @@ func ProbeAccel() (accel machine.Accel, reason string) {
 		return machine.AccelTCG, "/dev/kvm is there, but the processor shows neither vmx nor svm"
 	}
 	return machine.AccelKVM, ""
+}
+
+// Native says whether the processor of this host runs the instructions of guests of
+// an architecture. Others are emulated, whatever the host has.
+func Native(arch ami.Architecture) bool {
+	switch runtime.GOARCH {
+	case "amd64":
+		return arch == ami.ArchX8664 || arch == ami.ArchI386
+	case "arm64":
+		return arch == ami.ArchARM64
+	}
+	return false
 }
 
 func cpuFlags() (map[string]bool, error) {

@@ -20,6 +20,8 @@ var (
 	ErrNoFirmware  = errors.New("no firmware for this boot mode")
 	ErrNotRunning  = errors.New("guest is not running")
 	ErrNoAgent     = errors.New("guest has no agent")
+	ErrNoTPM       = errors.New("no TPM can be emulated")
+	ErrNoEmulator  = errors.New("no QEMU for this architecture")
 )
 
 // State is what the hypervisor says of a guest.
@@ -189,6 +191,14 @@ type Consoler interface {
 type Networker interface {
 	// Networks returns the names of those that are up.
 	Networks(ctx context.Context) ([]string, error)
+}
+
+// Forgetter keeps something of a guest from one of its runs to the next: the state of
+// its TPM.
+type Forgetter interface {
+	// Forget removes what is kept of the guest of spec, which does not run.
+	// Idempotent.
+	Forget(ctx context.Context, spec machine.Spec) error
 }
 
 // Renderer shows a spec in the driver's own language, for people and for the

@@ -17,6 +17,8 @@ type Plan struct {
 	Disks      []Disk // root first
 	Seed       string
 	NVRAM      string         // for UEFI
+	SecureBoot bool           // by what is in NVRAM
+	TPMState   string         // folder, for a TPM
 	Kernel     machine.Kernel // of a paravirtual instance
 	ConsoleLog string
 	Accel      machine.Accel
@@ -37,26 +39,34 @@ type Disk struct {
 	Keys     map[string]machine.Key
 }
 
+// emulatedARM is the processor of an emulated arm64 guest: that of the first ones of
+// EC2. The most that QEMU can emulate takes several times as long, for it signs
+// every pointer.
+const emulatedARM = "cortex-a72"
+
 // BuildSpec turns a plan into a machine.
 func BuildSpec(p Plan) (machine.Spec, error) {
 	if len(p.Disks) == 0 {
 		return machine.Spec{}, errors.New("an instance without disks cannot boot")
 	}
 	inst := p.Instance
-	spec := machine.Spec{
-		ID: inst.InstanceID, Name: "kami-" + string(inst.InstanceID), UUID: UUID(inst.InstanceID),
-		CPUs: inst.CPUs, MemoryMiB: inst.MemoryMiB, Arch: inst.Architecture, Accel: p.Accel,
-		Network: machine.Network{MAC: inst.MAC, Name: inst.Network, SSHPort: p.SSHPort, Hostname: inst.Hostname, Metadata: p.Metadata},
-		Console: machine.Console{Log: p.ConsoleLog}, Agent: true, AgentSocket: p.AgentSocket,
-		Title: fmt.Sprintf("%s of %s", inst.InstanceID, inst.ImageID),
-	}
+	spec := Identity(inst, p.Accel)
+	spec.Network = machine.Network{MAC: inst.MAC, Name: inst.Network, SSHPort: p.SSHPort, Hostname: inst.Hostname, Metadata: p.Metadata}
+	spec.Console = machine.Console{Log: p.ConsoleLog}
+	spec.Agent, spec.AgentSocket = true, p.AgentSocket
 	if inst.VirtualizationType == ami.VirtualizationParavirtual {
 		if p.Kernel.Path == "" {
 			return machine.Spec{}, errors.New("a paravirtual instance without a kernel cannot boot")
 		}
 		spec.Kernel = p.Kernel
 	} else if inst.CurrentBootMode == ami.BootUEFI {
-		spec.Firmware = machine.Firmware{UEFI: true, NVRAM: p.NVRAM}
+		spec.Firmware = machine.Firmware{UEFI: true, SecureBoot: p.SecureBoot, NVRAM: p.NVRAM}
+	}
+	if inst.TpmSupport != "" {
+		spec.TPMState = p.TPMState
+	}
+	if spec.Arch == ami.ArchARM64 && spec.Accel == machine.AccelTCG {
+		spec.CPU = emulatedARM
 	}
 	for _, d := range p.Disks {
 		md := MachineDisk(d)
@@ -67,6 +77,15 @@ func BuildSpec(p Plan) (machine.Spec, error) {
 		spec.Disks = append(spec.Disks, machine.Disk{Device: "seed", Path: p.Seed, Format: machine.FormatRaw, ReadOnly: true, CDROM: true})
 	}
 	return spec, nil
+}
+
+// Identity is who a machine is and how large, without anything that it has.
+func Identity(inst ami.Instance, accel machine.Accel) machine.Spec {
+	return machine.Spec{
+		ID: inst.InstanceID, Name: "kami-" + string(inst.InstanceID), UUID: UUID(inst.InstanceID),
+		CPUs: inst.CPUs, MemoryMiB: inst.MemoryMiB, Arch: inst.Architecture, Accel: accel,
+		Title: fmt.Sprintf("%s of %s", inst.InstanceID, inst.ImageID),
+	}
 }
 
 // MachineDisk is a volume as a guest's disk.

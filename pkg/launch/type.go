@@ -23,8 +23,34 @@ func families() map[string]int64 {
 		"t2": 4 << 10, "t3": 4 << 10, "t3a": 4 << 10,
 		"m5": 4 << 10, "m5a": 4 << 10, "m6i": 4 << 10, "m6a": 4 << 10, "m7i": 4 << 10, "m7a": 4 << 10,
 		"c5": 2 << 10, "c5a": 2 << 10, "c6i": 2 << 10, "c6a": 2 << 10, "c7i": 2 << 10, "c7a": 2 << 10,
+		"t4g": 4 << 10, "m6g": 4 << 10, "m7g": 4 << 10, "c6g": 2 << 10, "c7g": 2 << 10, "r6g": 8 << 10, "r7g": 8 << 10,
 		"r5": 8 << 10, "r5a": 8 << 10, "r6i": 8 << 10, "r6a": 8 << 10, "r7i": 8 << 10, "r7a": 8 << 10,
 	}
+}
+
+// DefaultTypeFor is the instance type of a launch that names none, of an image of an
+// architecture.
+func DefaultTypeFor(arch ami.Architecture) string {
+	if arch == ami.ArchARM64 {
+		return "t4g.micro"
+	}
+	return DefaultType
+}
+
+// CheckType returns InvalidParameterValue, as EC2 does, for an instance type that has
+// processors of another architecture.
+func CheckType(name string, arch ami.Architecture) error {
+	family, _, _ := strings.Cut(name, ".")
+	arm := strings.HasSuffix(family, "g")
+	if arm == (arch == ami.ArchARM64) {
+		return nil
+	}
+	has := ami.ArchX8664
+	if arm {
+		has = ami.ArchARM64
+	}
+	return ami.Errorf(ami.CodeInvalidParameterValue, "The architecture '%s' of the specified instance type does not match the architecture '%s' of the specified AMI. Specify an instance type and an AMI that have matching architectures, and try again.", has, arch).
+		WithHint("arm64 images take types such as t4g.micro, m7g.large or c7g.xlarge; others take those without the g.")
 }
 
 // Type returns what an EC2 instance type stands for; "" is DefaultType. It

@@ -35,10 +35,14 @@ type Spec struct {
 	CPU       string // a CPU model by QEMU's name; "" is the most that the host offers
 	Firmware  Firmware
 	Kernel    Kernel // of a paravirtual guest, in the place of firmware
-	Disks     []Disk
-	Network   Network
-	Console   Console
-	Agent     bool // offer the guest agent's channel
+	// TPMState is the folder that keeps the state of the guest's TPM 2.0 from one
+	// start to the next, absolute; "" is a guest without one. A hypervisor that has
+	// a place of its own for that takes its own.
+	TPMState string
+	Disks    []Disk
+	Network  Network
+	Console  Console
+	Agent    bool // offer the guest agent's channel
 	// AgentSocket is the path of the host's end of that channel; "" is the
 	// hypervisor's choice.
 	AgentSocket string
@@ -48,6 +52,9 @@ type Spec struct {
 // Firmware says what the guest boots with.
 type Firmware struct {
 	UEFI bool
+	// SecureBoot takes firmware that starts only what is signed by a key in NVRAM,
+	// and that keeps the guest from changing those by itself.
+	SecureBoot bool
 	// NVRAM is the path of this instance's own UEFI variable store. A file
 	// that does not exist is made from the firmware's template.
 	NVRAM string

@@ -155,6 +155,12 @@ func (f *faults) read(field string, n ast.Node, into reflect.Value) {
 			return
 		}
 		f.unread(field, n, "a whole number")
+	case reflect.Bool:
+		if b, ok := n.(*ast.BoolNode); ok {
+			into.SetBool(b.Value)
+			return
+		}
+		f.unread(field, n, "true or false")
 	case reflect.Slice:
 		list, ok := n.(*ast.SequenceNode)
 		if !ok {

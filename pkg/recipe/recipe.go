@@ -31,14 +31,19 @@ type Recipe struct {
 	Description  string           `yaml:"description"`
 	From         string           `yaml:"from"`         // image or recipe to stand on
 	Architecture ami.Architecture `yaml:"architecture"` // "" is x86_64
-	Suite        string           `yaml:"suite"`        // Debian's: bookworm
-	Variant      string           `yaml:"variant"`      // mmdebstrap's: "" is important
-	Packages     []string         `yaml:"packages"`
-	Size         string           `yaml:"size"` // of the disk: 2GiB
-	Kernel       string           `yaml:"kernel"`
-	Initrd       string           `yaml:"initrd"`
-	Cmdline      string           `yaml:"cmdline"`
-	BootMode     ami.BootMode     `yaml:"boot_mode"` // "" is uefi-preferred; the disk boots both ways
+	// SecureBoot asks for boot loaders that Microsoft's keys vouch for, in the place
+	// of kami's own: the disk boots by UEFI alone.
+	SecureBoot bool   `yaml:"secure_boot"`
+	Suite      string `yaml:"suite"`   // Debian's: bookworm
+	Variant    string `yaml:"variant"` // mmdebstrap's: "" is important
+	// Packages may say for which of Debian's architectures they are, as Debian's own
+	// lists do: "linux-image-686 [i386]".
+	Packages []string     `yaml:"packages"`
+	Size     string       `yaml:"size"` // of the disk: 2GiB
+	Kernel   string       `yaml:"kernel"`
+	Initrd   string       `yaml:"initrd"`
+	Cmdline  string       `yaml:"cmdline"`
+	BootMode ami.BootMode `yaml:"boot_mode"` // "" is uefi-preferred; the disk boots both ways
 	// VirtualizationType is what is built unless somebody asks for the other: "" is
 	// hvm, a disk with boot loaders; paravirtual is the root file system alone.
 	VirtualizationType string `yaml:"virtualization_type"`
@@ -112,7 +117,7 @@ func parse(data []byte) (r Recipe, found *faults, err error) {
 
 var (
 	recipeName  = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,62}$`)
-	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+( \[[a-z0-9]+( [a-z0-9]+)*\])?$`)
 	suiteName   = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 	userName    = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
 	octal       = regexp.MustCompile(`^0?[0-7]{3,4}$`)
@@ -133,8 +138,8 @@ func (r *Recipe) check(found *faults) {
 	if r.Architecture == "" {
 		r.Architecture = ami.ArchX8664
 	}
-	if r.Architecture != ami.ArchX8664 {
-		bad("architecture", r.Architecture, "only x86_64 can be built")
+	if Debian(r.Architecture) == "" {
+		bad("architecture", r.Architecture, "not one of x86_64, arm64 and i386")
 	}
 	for i, p := range r.Packages {
 		if !packageName.MatchString(p) {
@@ -186,6 +191,9 @@ func (r *Recipe) checkFrom(bad func(string, any, string, ...any)) {
 			bad(f[0], f[1], "it goes with a recipe that has no from")
 		}
 	}
+	if r.SecureBoot {
+		bad("secure_boot", r.SecureBoot, "it goes with a recipe that has no from")
+	}
 	if r.Memory != 0 && (r.Memory < 64 || r.Memory > 1<<20) {
 		bad("memory", r.Memory, "not from 64 to 1048576 MiB")
 	}
@@ -226,6 +234,9 @@ func (r *Recipe) checkBase(bad func(string, any, string, ...any)) {
 	modes := []ami.BootMode{"", ami.BootLegacyBIOS, ami.BootUEFI, ami.BootUEFIPreferred}
 	if !slices.Contains(modes, r.BootMode) {
 		bad("boot_mode", r.BootMode, "not one of %s", modes[1:])
+	}
+	if r.SecureBoot && r.Architecture == ami.ArchI386 {
+		bad("secure_boot", r.SecureBoot, "i386 has no UEFI")
 	}
 	if kinds := ami.VirtualizationTypes(); r.VirtualizationType != "" && !slices.Contains(kinds, r.VirtualizationType) {
 		bad("virtualization_type", r.VirtualizationType, "not one of %s", strings.Join(kinds, ", "))

@@ -97,7 +97,11 @@ func TestEachFaultNamesFieldAndValue(t *testing.T) {
 		{base("name: \"a\\nb\""), "name: \"a\\nb\": "},
 		{base("name: " + strings.Repeat("x", 64)), "name: " + strings.Repeat("x", 64) + ": "},
 		{base("description: " + strings.Repeat("y", 256)), "description: " + strings.Repeat("y", 20) + "…: "},
-		{base("architecture: arm64"), "architecture: arm64: "},
+		{base("architecture: riscv64"), "architecture: riscv64: "},
+		{base("architecture: i386", "secure_boot: true"), "secure_boot: true: "},
+		{base("secure_boot: maybe"), "secure_boot: maybe: "},
+		{base("packages: [\"a [amd64 ]\"]"), "packages[0]: a [amd64 ]: "},
+		{changed("secure_boot: true"), "secure_boot: true: "},
 		{base("packages: [ok, \"--help\"]"), "packages[1]: --help: "},
 		{base("packages: [\"a,b\"]"), "packages[0]: a,b: "},
 		{base("packages: [\"a b\"]"), "packages[0]: a b: "},
@@ -182,7 +186,7 @@ func TestAllFaultsAtOnce(t *testing.T) {
 	}{
 		{
 			"a base",
-			"version: 9\nname: A\narchitecture: i386\npackages: [B, cc, D]\nuser: Ü\nscript: /s\nvariant: v\ncmdline: \"'\"\ntree: t\n" +
+			"version: 9\nname: A\narchitecture: m68k\npackages: [B, cc, D]\nuser: Ü\nscript: /s\nvariant: v\ncmdline: \"'\"\ntree: t\n" +
 				"files: [{path: p, mode: x}, {path: /q, source: ../s}]\n",
 			[]string{
 				"version", "name", "architecture", "packages[0]", "packages[2]", "user", "files[0].path", "files[0].source", "files[0].mode",

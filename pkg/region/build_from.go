@@ -25,7 +25,7 @@ const buildLimit = 10 * time.Minute
 // buildFrom makes an image by changing a booted guest of another one: the way
 // in which EC2 images are made. The guest is gone when it returns.
 func (r *Region) buildFrom(ctx context.Context, rec recipe.Recipe, in BuildInput) (image ami.Image, err error) {
-	base, err := r.baseOf(ctx, rec.From, in.VirtualizationType)
+	base, err := r.baseOf(ctx, rec.From, in.VirtualizationType, rec.Architecture)
 	if err != nil {
 		return ami.Image{}, err
 	}
@@ -69,7 +69,7 @@ func (r *Region) buildFrom(ctx context.Context, rec recipe.Recipe, in BuildInput
 // baseOf finds the image that a recipe stands on: by id, by name, or the newest
 // one that was built from the recipe of that name, hvm unless virtualization says
 // otherwise.
-func (r *Region) baseOf(ctx context.Context, from, virtualization string) (ami.Image, error) {
+func (r *Region) baseOf(ctx context.Context, from, virtualization string, arch ami.Architecture) (ami.Image, error) {
 	base, err := r.ResolveImage(ctx, from, false)
 	if err == nil && base.IsInstanceStore() {
 		return base, ami.Errorf(ami.CodeInvalidParameterCombination, "The recipe stands on %q, whose guests cannot be stopped: its root is of instance-store, not of ebs.", from)
@@ -81,6 +81,9 @@ func (r *Region) baseOf(ctx context.Context, from, virtualization string) (ami.I
 		return base, err
 	}
 	how := from
+	if arch != ami.ArchX8664 {
+		how += " --architecture " + string(arch)
+	}
 	if virtualization == ami.VirtualizationParavirtual {
 		how += " --virtualization-type paravirtual"
 	} else {
@@ -90,6 +93,7 @@ func (r *Region) baseOf(ctx context.Context, from, virtualization string) (ami.I
 		{Name: "tag:" + TagRecipe, Values: []string{from}},
 		{Name: "state", Values: []string{string(ami.ImageAvailable)}},
 		{Name: "virtualization-type", Values: []string{virtualization}},
+		{Name: "architecture", Values: []string{string(arch)}},
 		{Name: "root-device-type", Values: []string{ami.RootDeviceEBS}},
 	}})
 	if ferr != nil {

@@ -28,6 +28,9 @@ func (r *Region) BuildImage(ctx context.Context, in BuildInput) (ami.Image, erro
 		return ami.Image{}, ami.Errorf(ami.CodeInvalidParameterValue, "The recipe %s has faults:\n%w", dir, err).
 			WithHint("Mend them and build again; docs/recipes.md says what each field means.")
 	}
+	if rec, err = rec.Built(in.Architecture, in.SecureBoot); err != nil {
+		return ami.Image{}, ami.Errorf(ami.CodeInvalidParameterCombination, "%s cannot be built so: %w.", rec.Name, err)
+	}
 	if in.Name == "" {
 		in.Name = rec.Name + "-" + time.Now().UTC().Format("20060102-150405")
 	}
@@ -47,6 +50,11 @@ func (r *Region) BuildImage(ctx context.Context, in BuildInput) (ami.Image, erro
 	if err := r.checkBuildRoot(ctx, in); err != nil {
 		return ami.Image{}, err
 	}
+	if rec.SecureBoot {
+		if err := checkSecureBuild(rec, in); err != nil {
+			return ami.Image{}, err
+		}
+	}
 	if in.DryRun {
 		return ami.Image{}, dryRun("build %s as %q", rec.Name, in.Name)
 	}
@@ -59,7 +67,7 @@ func (r *Region) BuildImage(ctx context.Context, in BuildInput) (ami.Image, erro
 	}
 	defer scratch.Close()
 	res, err := build.Build(ctx, build.Options{
-		Recipe: rec, Tmp: scratch.Dir(), Progress: r.progress, Paravirtual: virtualization == ami.VirtualizationParavirtual,
+		Recipe: rec, Tmp: scratch.Dir(), Progress: r.progress, Mirrors: in.Mirrors, Paravirtual: virtualization == ami.VirtualizationParavirtual,
 	})
 	if err != nil {
 		return ami.Image{}, r.buildFailed(err, rec.Name, scratch, in.Keep)
@@ -86,6 +94,9 @@ func (r *Region) BuildImage(ctx context.Context, in BuildInput) (ami.Image, erro
 		image.Tags = withTag(image.Tags, TagDefaultUser, res.DefaultUser)
 	}
 	image.Tags = withTag(image.Tags, TagRecipe, rec.Name)
+	if rec.SecureBoot && virtualization == ami.VirtualizationHVM {
+		return r.adoptSecure(ctx, image, src, rec.Name, in.NoRelative)
+	}
 	return r.adopt(ctx, image, []foreign.Disk{{Source: src}}, "Built from "+rec.Name, in.NoRelative)
 }
 

@@ -196,8 +196,10 @@ func (r *Region) bundleManifest(ctx context.Context, in BundleSpec, m bundle.Man
 	if in.BlockDeviceMappings != nil {
 		m.BlockDeviceMappings = in.BlockDeviceMappings
 	}
-	if in.ProductCodes != nil {
-		m.ProductCodes = in.ProductCodes
+	for _, code := range in.ProductCodes { // beside those that what is packed has already
+		if !slices.Contains(m.ProductCodes, code) {
+			m.ProductCodes = append(m.ProductCodes, code)
+		}
 	}
 	if in.BootMode != "" {
 		if m.VirtualizationType == ami.VirtualizationParavirtual {

@@ -175,6 +175,7 @@ func (r *Region) packInstance(ctx context.Context, store object.Store, in Bundle
 		BootMode: inst.BootMode, RootDeviceName: inst.RootDeviceName, BlockDeviceMappings: ephemeral(inst, image),
 		KernelID: inst.KernelID, RamdiskID: inst.RamdiskID, KernelCmdline: inst.KernelCmdline,
 		SourceImageID: inst.ImageID, SourceInstanceID: inst.InstanceID, Consistency: c,
+		ProductCodes: ami.ProductCodeIDs(inst.ProductCodes),
 	}
 	if m.Name == "" {
 		m.Name = bundleName(in.Location)

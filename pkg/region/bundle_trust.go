@@ -39,9 +39,7 @@ func (r *Region) TrustBundles(ctx context.Context, path string, dry bool) ([]bun
 
 // DistrustBundles makes the region refuse bundles of a key again.
 func (r *Region) DistrustBundles(ctx context.Context, fingerprint string, dry bool) error {
-	if !strings.HasPrefix(fingerprint, "SHA256:") {
-		fingerprint = "SHA256:" + fingerprint
-	}
+	fingerprint = fullFingerprint(fingerprint)
 	all, err := r.keyring().Trusted()
 	if err != nil {
 		return storeError(err, "The keys that bundles are trusted by cannot be read.")
@@ -63,4 +61,12 @@ func (r *Region) DistrustBundles(ctx context.Context, fingerprint string, dry bo
 			WithHint("kami bundle trust without a file lists those that are.")
 	}
 	return storeError(err, "The keys that bundles are trusted by cannot be changed.")
+}
+
+// fullFingerprint is a key's fingerprint, which may be given without its beginning.
+func fullFingerprint(s string) string {
+	if strings.HasPrefix(s, "SHA256:") {
+		return s
+	}
+	return "SHA256:" + s
 }

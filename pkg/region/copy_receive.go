@@ -41,6 +41,9 @@ func (r *Region) receive(ctx context.Context, in CopyImageInput, from origin, p 
 	if err := checkSold(p.Image, r.account); err != nil {
 		return done, err
 	}
+	if err := r.checkSignedParcel(ctx, from, p); err != nil {
+		return done, err
+	}
 	tags, err := in.tagged(p.Image, r.account)
 	if err != nil {
 		return done, err
@@ -69,7 +72,7 @@ func (r *Region) receive(ctx context.Context, in CopyImageInput, from origin, p 
 	for i, s := range p.Snapshots {
 		text := fmt.Sprintf("Copied for %s from %s of %s in %s", image.ImageID, s.SnapshotID, p.Image.ImageID, p.Region)
 		snaps[i] = r.newSnapshot("", text, s.SizeBytes, in.Tags)
-		snaps[i].VolumeSize = s.VolumeSize
+		snaps[i].VolumeSize, snaps[i].ProductCodes, snaps[i].UsageOperation = s.VolumeSize, s.ProductCodes, s.UsageOperation
 		snaps[i].Encrypted, snaps[i].KmsKeyID = keys[i] != "", keys[i]
 	}
 	j, err := r.beginImage(ctx, image, snaps)
@@ -115,7 +118,10 @@ func carry(to *ami.Image, from ami.Image) {
 	to.Architecture, to.BootMode, to.VirtualizationType = from.Architecture, from.BootMode, from.VirtualizationType
 	to.RootDeviceName, to.ImdsSupport, to.KernelCmdline = from.RootDeviceName, from.ImdsSupport, from.KernelCmdline
 	to.KernelID, to.RamdiskID, to.ProductCodes = from.KernelID, from.RamdiskID, from.ProductCodes
-	to.UEFIData, to.Consistency = from.UEFIData, from.Consistency
+	to.UEFIData, to.Consistency, to.TpmSupport = from.UEFIData, from.Consistency, from.TpmSupport
+	to.EnaSupport, to.SriovNetSupport = from.EnaSupport, from.SriovNetSupport
+	to.SetUsage(from.UsageOperation)
+	to.Signatures = from.Signatures // which are of what is in it
 }
 
 // checkSold refuses what is paid for and not the caller's to copy.
@@ -213,6 +219,9 @@ func (r *Region) receiveSnapshot(ctx context.Context, snap ami.Snapshot, from or
 		enc, err := r.layers.Encrypt(src, snap.KmsKeyID)
 		if err == nil {
 			snap, err = r.fill(ctx, snap, enc, "", s.Consistency)
+		}
+		if err == nil && s.ContentDigest != "" { // which signatures are of
+			err = sameContent(s, snap.ContentDigest, snap.SizeBytes)
 		}
 		done.LayersCopied++
 		done.TotalBytes += snap.LayerBytes

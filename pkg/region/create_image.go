@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 
 	"github.com/kamivm/kami/pkg/ami"
@@ -29,7 +28,7 @@ func (r *Region) CreateImage(ctx context.Context, in CreateImageInput) (ami.Imag
 	}
 	source, err := r.image(ctx, inst.ImageID)
 	if err != nil { // deregistered since: the instance says the rest
-		source = ami.Image{ImageID: inst.ImageID, BootMode: inst.BootMode}
+		source = ami.Image{ImageID: inst.ImageID, BootMode: inst.BootMode, UsageOperation: inst.UsageOperation}
 	}
 	vols, err := r.imagedVolumes(ctx, inst, in.BlockDeviceMappings)
 	if err != nil {
@@ -46,11 +45,15 @@ func (r *Region) CreateImage(ctx context.Context, in CreateImageInput) (ami.Imag
 	image.Architecture, image.BootMode, image.RootDeviceName = inst.Architecture, inst.BootMode, inst.RootDeviceName
 	image.SourceImageID, image.SourceInstanceID = inst.ImageID, inst.InstanceID
 	image.VirtualizationType, image.KernelID, image.RamdiskID, image.KernelCmdline = inst.VirtualizationType, inst.KernelID, inst.RamdiskID, inst.KernelCmdline
-	image.Tags, image.ImdsSupport = inheritTags(image.Tags, source.Tags), source.ImdsSupport
+	image.ProductCodes = ami.JoinProductCodes(inst.ProductCodes, source.ProductCodes)
+	image.Tags, image.ImdsSupport, image.TpmSupport = inheritTags(image.Tags, source.Tags), source.ImdsSupport, inst.TpmSupport
+	image.EnaSupport, image.SriovNetSupport = source.EnaSupport, source.SriovNetSupport
+	image.SetUsage(inst.UsageOperation)
 	snaps := make([]ami.Snapshot, len(vols))
 	for i, v := range vols {
 		describe := fmt.Sprintf("Created by CreateImage(%s) for %s", inst.InstanceID, image.ImageID)
 		snaps[i] = r.newSnapshot(v.VolumeID, describe, v.SizeBytes, in.Tags)
+		snaps[i].ProductCodes, snaps[i].UsageOperation = v.ProductCodes, v.UsageOperation
 	}
 	unlock, err := r.lockVolumes(ctx, vols)
 	if err != nil {
@@ -77,6 +80,14 @@ func (r *Region) imageOf(ctx context.Context, inst ami.Instance, image ami.Image
 		return ami.Image{}, err
 	}
 	image.BlockDeviceMappings = addedDevices(inst, in.BlockDeviceMappings) // whose snapshots are in use from now on
+	err = r.catalog.View(ctx, func(tx *catalog.Tx) error {
+		codes, err := mappedCodes(tx, image.BlockDeviceMappings)
+		image.ProductCodes = ami.JoinProductCodes(image.ProductCodes, codes)
+		return err
+	})
+	if err != nil {
+		return ami.Image{}, err
+	}
 	j, err := r.beginImage(ctx, image, snaps)
 	if err != nil {
 		return ami.Image{}, err
@@ -288,16 +299,4 @@ func (r *Region) reload(ctx context.Context, inst ami.Instance, vols []ami.Volum
 		}
 	}
 	return out, nil
-}
-
-// keepNVRAM stores the instance's UEFI variables as an object named by digest.
-func (r *Region) keepNVRAM(ctx context.Context, inst ami.Instance) (d digestName, err error) {
-	b, err := os.ReadFile(r.nvramPath(inst.InstanceID))
-	if errors.Is(err, os.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
-		return "", storeError(err, "The UEFI variables of %s cannot be read.", inst.InstanceID)
-	}
-	return r.putObject(ctx, b)
 }

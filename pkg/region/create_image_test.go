@@ -82,7 +82,7 @@ func TestCreateImage(t *testing.T) {
 				BlockDeviceMappings: []ami.BlockDeviceMapping{
 					{DeviceName: "/dev/sda1", Ebs: ebs(0, &no)}, {DeviceName: "/dev/sdf", Ebs: ebs(1, &yes)}, {DeviceName: "/dev/sdg", VirtualName: "ephemeral0"},
 				},
-				ImageLocation: ami.DefaultAccount + "/next", Tags: append(slices.Clone(tags), ami.Tag{Key: TagDefaultUser, Value: "admin"}), Consistency: tt.want,
+				PlatformDetails: "Linux/UNIX", UsageOperation: ami.LinuxUsage, ImageLocation: ami.DefaultAccount + "/next", Tags: append(slices.Clone(tags), ami.Tag{Key: TagDefaultUser, Value: "admin"}), Consistency: tt.want,
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("image (-want +got):\n%s", diff)

@@ -27,6 +27,7 @@ func Doctor(ctx context.Context, opts Options) []Check {
 	for _, t := range tools {
 		checks = append(checks, checkTool(t))
 	}
+	checks = append(checks, checkGuests(ctx, opts)...)
 	return append(checks, checkNamespaces(), checkHome(opts.Home), checkPassable(opts.Home, uri), checkSpace(opts.Home))
 }
 

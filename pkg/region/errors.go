@@ -34,7 +34,13 @@ func storeError(err error, format string, args ...any) error {
 		e.Hint = "This user may not write there: choose another home with --home."
 	case errors.Is(err, hypervisor.ErrNoFirmware):
 		e.Code = ami.CodeUnsupportedOperation
-		e.Hint = "Install the UEFI firmware (apt-get install ovmf), or launch with --boot-mode legacy-bios."
+		e.Hint = "Install the UEFI firmware (apt-get install ovmf, for arm64 qemu-efi-aarch64), or on x86 launch with --boot-mode legacy-bios."
+	case errors.Is(err, hypervisor.ErrNoTPM):
+		e.Code = ami.CodeUnsupportedOperation
+		e.Hint = "Install what emulates TPMs: apt-get install swtpm swtpm-tools."
+	case errors.Is(err, hypervisor.ErrNoEmulator):
+		e.Code = ami.CodeUnsupportedOperation
+		e.Hint = "Install QEMU for it: apt-get install qemu-system-x86, for arm64 qemu-system-arm qemu-efi-aarch64."
 	case strings.Contains(err.Error(), "cannot set up guest memory"): // QEMU's words
 		e.Code = ami.CodeInsufficientInstanceCapacity
 		e.Hint = "The host has not that much memory: give less with --memory, or a smaller --instance-type."

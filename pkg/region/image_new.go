@@ -19,12 +19,14 @@ func gibCeil(bytes int64) int64 { return (bytes + gib - 1) / gib }
 
 // newImage fills in what every new image has.
 func (r *Region) newImage(name, description string, tags []ami.Tag) ami.Image {
-	return ami.Image{
+	image := ami.Image{
 		ImageID: ami.NewImageID(), Name: name, Description: description, OwnerID: r.account,
 		State: ami.ImagePending, CreationDate: time.Now().UTC().Truncate(time.Millisecond),
 		Architecture: ami.ArchX8664, VirtualizationType: "hvm", Hypervisor: "kvm", ImageType: "machine",
 		RootDeviceType: "ebs", RootDeviceName: "/dev/sda1", ImageLocation: r.account + "/" + name, Tags: tags,
 	}
+	image.SetUsage("")
+	return image
 }
 
 // checkNewName finds a bad or used image name before any work begins.
@@ -57,8 +59,18 @@ func checkBoot(mode ami.BootMode, arch ami.Architecture) error {
 	default:
 		return ami.Errorf(ami.CodeInvalidParameterValue, "The architecture %q is not one of x86_64, arm64 and i386.", arch)
 	}
-	_, err := bootMode(mode, arch)
-	return err
+	if _, err := bootMode(mode, arch); err != nil {
+		return err
+	}
+	switch {
+	case arch == ami.ArchARM64 && mode != "" && mode != ami.BootUEFI:
+		return ami.Errorf(ami.CodeInvalidParameterCombination, "The boot mode %s does not go with the architecture arm64, whose guests boot by UEFI alone.", mode).
+			WithHint("Use the boot mode uefi, or say none.")
+	case arch == ami.ArchI386 && mode == ami.BootUEFI:
+		return ami.Errorf(ami.CodeInvalidParameterCombination, "The boot mode uefi does not go with the architecture i386, whose guests boot by legacy BIOS alone.").
+			WithHint("Use the boot mode legacy-bios, or say none.")
+	}
+	return nil
 }
 
 func duplicateName(name string, id ami.ImageID) error {

@@ -24,6 +24,12 @@ func (r *Region) ImportImage(ctx context.Context, in ImportInput) (ami.Image, er
 	if err := checkBoot(in.BootMode, in.Architecture); err != nil {
 		return ami.Image{}, err
 	}
+	if err := r.checkSignedDisk(ctx, in.Source); err != nil {
+		return ami.Image{}, err
+	}
+	if err := ami.CheckUsageOperation(in.UsageOperation); err != nil {
+		return ami.Image{}, err
+	}
 	format, err := foreign.ParseFormat(in.Format)
 	if err != nil {
 		return ami.Image{}, ami.Errorf(ami.CodeInvalidParameterValue, "%w.", err)
@@ -62,6 +68,13 @@ func (r *Region) ImportImage(ctx context.Context, in ImportInput) (ami.Image, er
 	if image.Architecture == "" {
 		image.Architecture = ami.ArchX8664
 	}
+	if image.Architecture == ami.ArchARM64 && in.BootMode == "" { // whatever code for a BIOS is on it
+		image.BootMode = ami.BootUEFI
+	}
+	if err := checkBoot(image.BootMode, image.Architecture); err != nil {
+		return ami.Image{}, err
+	}
+	image.SetUsage(in.UsageOperation)
 	image, err = r.adopt(ctx, image, disks.Disks, "Imported from "+filepath.Base(in.Source), in.NoRelative)
 	if errors.Is(err, qcow2.ErrCorrupt) { // found where the damage is, in the midst of reading
 		err = importError(in.Source, errors.Unwrap(err))

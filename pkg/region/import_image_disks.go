@@ -83,6 +83,9 @@ func (r *Region) adopt(ctx context.Context, image ami.Image, disks []foreign.Dis
 	snaps := make([]ami.Snapshot, len(disks))
 	for i, d := range disks {
 		snaps[i] = r.newSnapshot("", fmt.Sprintf("%s for %s", describe, image.ImageID), d.Size(), image.Tags)
+		if i == 0 {
+			snaps[i].UsageOperation = image.UsageOperation
+		}
 	}
 	j, err := r.beginImage(ctx, image, snaps)
 	if err != nil {

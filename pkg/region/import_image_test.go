@@ -113,7 +113,7 @@ func TestImportFormats(t *testing.T) {
 				BlockDeviceMappings: []ami.BlockDeviceMapping{{DeviceName: "/dev/sda1", Ebs: &ami.EBSBlockDevice{
 					SnapshotID: snap.SnapshotID, VolumeSize: &size, DeleteOnTermination: &del, VolumeType: "gp3",
 				}}},
-				ImageLocation: ami.DefaultAccount + "/" + got.Name, Tags: []ami.Tag{{Key: "k", Value: "v"}}, Consistency: ami.ConsistencyStopped,
+				PlatformDetails: "Linux/UNIX", UsageOperation: ami.LinuxUsage, ImageLocation: ami.DefaultAccount + "/" + got.Name, Tags: []ami.Tag{{Key: "k", Value: "v"}}, Consistency: ami.ConsistencyStopped,
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("image (-want +got):\n%s", diff)

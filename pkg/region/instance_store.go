@@ -44,10 +44,14 @@ func (r *Region) registerBundle(ctx context.Context, in RegisterImageInput) (ami
 	if err != nil {
 		return ami.Image{}, err
 	}
+	variables, err := r.registerSupport(&image, in)
+	if err != nil {
+		return ami.Image{}, err
+	}
 	if in.DryRun {
 		return ami.Image{}, dryRun("register the image %q of the bundle %s", in.Name, image.ImageLocation)
 	}
-	err = r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+	err = r.keepVariables(ctx, &image, variables, func(tx *catalog.Tx) error {
 		if err := errors.Join(checkMapped(tx, image.BlockDeviceMappings), checkBooted(tx, image.KernelID, image.RamdiskID)); err != nil {
 			return err
 		}
@@ -85,7 +89,11 @@ func (r *Region) imageOfBundle(ctx context.Context, store object.Store, b *bundl
 	image.Architecture, image.RootDeviceName, image.BootMode = m.Architecture, m.RootDeviceName, m.BootMode
 	image.Consistency, image.ImdsSupport = m.Consistency, in.ImdsSupport
 	for _, code := range m.ProductCodes {
-		image.ProductCodes = append(image.ProductCodes, ami.ProductCode{ID: code, Type: "devpay"})
+		kind := "devpay"
+		if _, err := r.Offer(ctx, code); err == nil {
+			kind = ami.MarketplaceCode
+		}
+		image.ProductCodes = append(image.ProductCodes, ami.ProductCode{ID: code, Type: kind})
 	}
 	image.SourceImageID, image.SourceInstanceID = sourceOf(m)
 	image.Bundle = &ami.BundleSource{
@@ -115,7 +123,7 @@ func (r *Region) imageOfBundle(ctx context.Context, store object.Store, b *bundl
 		return image, kernelOfBundle(err, m, in)
 	}
 	image.KernelID, image.RamdiskID, image.KernelCmdline = boot.KernelID, boot.RamdiskID, boot.KernelCmdline
-	if err := errors.Join(checkBoot(image.BootMode, image.Architecture), checkImdsSupport(in.ImdsSupport), ami.CheckDeviceName(image.RootDeviceName)); err != nil {
+	if err := errors.Join(checkBoot(image.BootMode, image.Architecture), ami.CheckDeviceName(image.RootDeviceName)); err != nil {
 		return image, err
 	}
 	image.BlockDeviceMappings, err = r.mappingOfBundle(ctx, m, image.RootDeviceName, in.BlockDeviceMappings)

@@ -81,7 +81,7 @@ func TestRegisterBundle(t *testing.T) {
 	want := ami.Image{
 		ImageID: got.ImageID, Name: "web", Description: "the bundle's", OwnerID: ami.DefaultAccount, State: ami.ImageAvailable, CreationDate: got.CreationDate,
 		Architecture: ami.ArchX8664, VirtualizationType: "hvm", Hypervisor: "kvm", ImageType: "machine", RootDeviceType: "instance-store",
-		RootDeviceName: "/dev/sda1", BootMode: ami.BootUEFIPreferred, ImageLocation: "images/web.manifest", ImdsSupport: "v2.0", Tags: in.Tags,
+		RootDeviceName: "/dev/sda1", BootMode: ami.BootUEFIPreferred, PlatformDetails: "Linux/UNIX", UsageOperation: ami.LinuxUsage, ImageLocation: "images/web.manifest", ImdsSupport: "v2.0", Tags: in.Tags,
 		BlockDeviceMappings: []ami.BlockDeviceMapping{
 			{DeviceName: "/dev/sdb", VirtualName: "ephemeral0"},
 			{DeviceName: "/dev/sdf", Ebs: &ami.EBSBlockDevice{SnapshotID: data, DeleteOnTermination: new(false)}},

@@ -343,7 +343,7 @@ func (r *Region) terminate(ctx context.Context, inst ami.Instance, force bool) e
 			}
 		}
 	}
-	if err := r.checkNotHeld(ctx, inst, "terminated"); err != nil {
+	if err := r.letGo(ctx, inst); err != nil {
 		return err
 	}
 	var drop []ami.VolumeID

@@ -262,6 +262,7 @@ func (r *Region) undoInstance(ctx context.Context, id ami.InstanceID) error {
 	if err := driver.Destroy(ctx, id); err != nil {
 		return err
 	}
+	r.forgetTPM(ctx, inst)
 	return r.forgetInstance(ctx, inst, vols)
 }
 

@@ -170,7 +170,12 @@ func (r *Region) planBoot(ctx context.Context, image ami.Image, in RunInstancesI
 	if asked = image.BootMode; in.BootMode != "" {
 		asked = in.BootMode
 	}
-	boot, err = bootMode(asked, image.Architecture)
+	if err := checkBoot(in.BootMode, image.Architecture); err != nil {
+		return pv, "", "", err
+	}
+	if boot, err = bootMode(asked, image.Architecture); err == nil {
+		err = checkBooting(image, boot)
+	}
 	return pv, asked, boot, err
 }
 

@@ -232,16 +232,16 @@ func TestBaseOfTheSameKind(t *testing.T) {
 	r, _ := open(t)
 	hvm := image(t, r, "built-hvm")
 	pv := pvImage(t, r, hvm, "built-pv", PVBoot{})
-	_, err := r.baseOf(t.Context(), "rec", "paravirtual")
+	_, err := r.baseOf(t.Context(), "rec", "paravirtual", ami.ArchX8664)
 	wantCode(t, err, ami.CodeInvalidAMIIDNotFound)
 	for _, i := range []ami.Image{hvm, pv} {
 		must(t, r.CreateTags(t.Context(), []string{string(i.ImageID)}, []ami.Tag{{Key: TagRecipe, Value: "rec"}}, false))
 	}
 	for kind, want := range map[string]ami.ImageID{"": hvm.ImageID, "hvm": hvm.ImageID, "paravirtual": pv.ImageID} {
-		if got, err := r.baseOf(t.Context(), "rec", kind); err != nil || got.ImageID != want {
+		if got, err := r.baseOf(t.Context(), "rec", kind, ami.ArchX8664); err != nil || got.ImageID != want {
 			t.Errorf("%q: got %s, %v, want %s", kind, got.ImageID, err, want)
 		}
 	}
-	_, err = r.baseOf(t.Context(), "built-hvm", "paravirtual")
+	_, err = r.baseOf(t.Context(), "built-hvm", "paravirtual", ami.ArchX8664)
 	wantCode(t, err, ami.CodeInvalidParameterCombination)
 }

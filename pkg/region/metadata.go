@@ -66,7 +66,7 @@ func (r *Region) facts(ctx context.Context, driver hypervisor.Driver, inst ami.I
 		OwnerID: inst.OwnerID, InstanceType: inst.InstanceType, Architecture: inst.Architecture, Virtualization: inst.VirtualizationType,
 		KernelID: inst.KernelID, RamdiskID: inst.RamdiskID, LaunchTime: inst.LaunchTime, Hostname: inst.Hostname, MAC: inst.MAC,
 		Region: r.opts.Name, AvailabilityZone: AvailabilityZone(r.opts.Name), RootDeviceName: inst.RootDeviceName,
-		Devices: metadataDevices(inst),
+		Devices: metadataDevices(inst), ProductCodes: ami.ProductCodeIDs(inst.ProductCodes),
 	}
 	if inst.KeyName != "" {
 		key, err := r.keyPair(ctx, inst.KeyName)

@@ -41,7 +41,9 @@ const (
 	maxParcel     = 8 << 20 // bytes
 	maxSnapshots  = 100     // of an image
 	maxLayers     = 4096    // of an image
-	maxDisk       = 1 << 48 // bytes
+
+	maxProductCodes = 100     // of an image or a snapshot
+	maxDisk         = 1 << 48 // bytes
 )
 
 // pack makes the parcel of an available image that the caller may use.
@@ -200,7 +202,9 @@ func (p *parcel) check() error {
 	fault(i.RootDeviceType != ami.RootDeviceEBS || i.ImageType != ami.ImageTypeMachine, "its root device is of the type %.20q", i.RootDeviceType)
 	fault(len(i.Tags) > 50, "%d tags", len(i.Tags))
 	fault(i.UEFIData != "" && !i.UEFIData.Valid() || i.Data != "", "the objects that it names")
-	faults = append(faults, checkBoot(i.BootMode, i.Architecture))
+	faults = append(faults, checkBoot(i.BootMode, i.Architecture), checkSupport(i), ami.CheckUsageOperation(i.UsageOperation))
+	fault(len(i.Signatures) > maxSignatures, "%d signatures", len(i.Signatures))
+	fault(len(i.ProductCodes) > maxProductCodes, "%d product codes", len(i.ProductCodes))
 	fault(len(p.Snapshots) > maxSnapshots || len(p.Layers) > maxLayers || len(p.Kernels) > 2, "%d snapshots on %d layers", len(p.Snapshots), len(p.Layers))
 	known := map[digest.Digest]parcelLayer{}
 	for _, l := range p.Layers[:min(len(p.Layers), maxLayers)] {
@@ -216,6 +220,8 @@ func (p *parcel) check() error {
 	for _, s := range p.Snapshots[:min(len(p.Snapshots), maxSnapshots)] {
 		_, err := ami.ParseSnapshotID(string(s.SnapshotID))
 		faults = append(faults, err)
+		fault(len(s.ProductCodes) > maxProductCodes, "%d product codes", len(s.ProductCodes))
+		faults = append(faults, ami.CheckUsageOperation(s.UsageOperation))
 		l, there := known[s.Layer]
 		fault(!there || snaps[s.SnapshotID], "the snapshot %.30q stands on %.20q", s.SnapshotID, s.Layer)
 		fault(there && (s.ContentDigest != l.Content || s.SizeBytes != l.Size || s.VolumeSize < gibCeil(l.Size) || s.VolumeSize > maxVolumeGiB), "the snapshot %.30q is of %d bytes and %d GiB", s.SnapshotID, s.SizeBytes, s.VolumeSize)

@@ -65,6 +65,8 @@ func (r *Region) beginVolume(tx *catalog.Tx, v *ami.Volume) error {
 			return err
 		}
 		v.Layer = snap.Layer
+		v.ProductCodes = ami.JoinProductCodes(v.ProductCodes, snap.ProductCodes)
+		v.UsageOperation = snap.UsageOperation
 	}
 	r.track(v)
 	return tx.PutVolume(*v)

@@ -44,6 +44,12 @@ func (r *Region) spec(ctx context.Context, inst ami.Instance, kernel machine.Ker
 	}
 	if inst.CurrentBootMode == ami.BootUEFI {
 		plan.NVRAM = r.nvramPath(inst.InstanceID)
+		if plan.SecureBoot, err = r.hasSecureBoot(inst); err != nil {
+			return machine.Spec{}, err
+		}
+	}
+	if inst.TpmSupport != "" {
+		plan.TPMState = r.tpmPath(inst.InstanceID)
 	}
 	for _, bd := range inst.BlockDeviceMappings {
 		d, err := r.planDisk(ctx, bd.DeviceName, bd.Ebs.VolumeID)

@@ -41,7 +41,10 @@ type Options struct {
 	Organizations map[string][]string
 	// Clock is asked for the time when dates decide: deprecation, retention,
 	// cooldown and locks. nil is time.Now.
-	Clock       func() time.Time
+	Clock func() time.Time
+	// Uptime is asked for the run of the host and how long it has lasted, by which
+	// use is measured. nil asks the kernel, unless there is a Clock.
+	Uptime      func() (boot string, up time.Duration)
 	RecipesDirs []string     // where recipes are looked up by name
 	ObjectStore string       // address of where bundles lie; "" is the region's own folder
 	Progress    ami.Progress // nil draws nothing
@@ -131,6 +134,10 @@ func Open(ctx context.Context, opts Options) (*Region, error) {
 	}
 	if r.catalog, err = catalog.Open(ctx, filepath.Join(dir, "catalog.db")); err != nil {
 		return nil, storeError(err, "The catalog of region %q cannot be opened.", opts.Name)
+	}
+	if err := r.catalog.StartMetering(ctx, r.meter()); err != nil {
+		r.Close()
+		return nil, storeError(err, "The use of region %q cannot be metered.", opts.Name)
 	}
 	if err := r.sweep(ctx); err != nil {
 		r.Close()

@@ -16,6 +16,10 @@ type BuildInput struct {
 	NoRelative  bool // do not lay the disk over a layer that is like it
 	DryRun      bool
 
+	Architecture ami.Architecture // "" is the recipe's
+	SecureBoot   bool             // boot loaders and UEFI variables for Secure Boot, whatever the recipe says
+	Mirrors      []string         // where packages come from, as lines of apt's or URLs; none is Debian's own servers
+
 	VirtualizationType string // "" is the recipe's
 	RootDeviceType     string // "" is ebs
 	ImageLocation      string // BUCKET/NAME of the bundle of an instance-store image; "" is of the image's name
@@ -31,11 +35,13 @@ type ImportInput struct {
 	SHA256       string // expected digest of the file as given; "" is unchecked
 	SHA512       string
 	ChecksumFile string // a SHA256SUMS-style file or URL that names the source
-	BootMode     ami.BootMode
-	Architecture ami.Architecture
-	NoRelative   bool // do not lay the disk over a layer that is like it
-	Tags         []ami.Tag
-	DryRun       bool
+	// UsageOperation is EC2's code of what is on the disk; "" is Linux's.
+	UsageOperation string
+	BootMode       ami.BootMode
+	Architecture   ami.Architecture
+	NoRelative     bool // do not lay the disk over a layer that is like it
+	Tags           []ami.Tag
+	DryRun         bool
 }
 
 // CreateImageInput asks for an image of an instance as it is now.
@@ -64,6 +70,11 @@ type RegisterImageInput struct {
 	BlockDeviceMappings []ami.BlockDeviceMapping
 	Tags                []ami.Tag
 	ImdsSupport         string // "" or v2.0, which says that the image's software asks for metadata with tokens
+	TpmSupport          string // "" or v2.0, which gives its guests a TPM; with the boot mode uefi alone
+	UEFIData            string // base64, of the variables of UEFI; "" is none
+	SecureBoot          bool   // take the variables with Microsoft's keys of the host's firmware; kami's own
+	EnaSupport          *bool  // nil is nothing said
+	SriovNetSupport     string // "" or simple
 	DryRun              bool
 }
 
@@ -94,6 +105,7 @@ type DescribeInput struct {
 // RunInstancesInput asks for instances of an image.
 type RunInstancesInput struct {
 	Image               string // id, name, or with Latest a name pattern
+	Template            string // NAME[:VERSION] of a launch template, which says what is not said here; "" is none
 	Latest              bool
 	InstanceType        string // "" is t3.micro
 	CPUs                int    // over the type's, 0 for the type's
@@ -115,6 +127,8 @@ type RunInstancesInput struct {
 	// A build's guest is known before it is, and lets the build in.
 	instanceID ami.InstanceID
 	publicKeys []string
+	// What kami itself says of an instance.
+	systemTags []ami.Tag
 }
 
 // WaitFor is a condition that an instance is waited for.

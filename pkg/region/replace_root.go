@@ -101,6 +101,9 @@ func (r *Region) rootSnapshot(ctx context.Context, inst ami.Instance, in Replace
 		if image.VirtualizationType != inst.VirtualizationType {
 			return ami.Snapshot{}, ami.Errorf(ami.CodeInvalidParameterCombination, "The image %s is %s, and the instance is %s.", image.ImageID, image.VirtualizationType, inst.VirtualizationType)
 		}
+		if err := r.checkSignedLaunch(ctx, image, nil); err != nil {
+			return ami.Snapshot{}, err
+		}
 		through = []ami.Image{image}
 		for _, m := range image.BlockDeviceMappings {
 			if sameDevice(m.DeviceName, image.RootDeviceName) && m.Ebs != nil {
@@ -121,7 +124,15 @@ func (r *Region) rootSnapshot(ctx context.Context, inst ami.Instance, in Replace
 	if err == nil {
 		err = checkCompleted(snap)
 	}
-	return snap, err
+	for _, image := range through {
+		snap.ProductCodes = ami.JoinProductCodes(snap.ProductCodes, image.ProductCodes)
+	}
+	if err == nil && (in.SnapshotID != "" || in.ImageID != "") { // its own root is paid for
+		err = r.catalog.View(ctx, func(tx *catalog.Tx) error {
+			return r.checkSubscribed(tx, "The snapshot "+string(id), snap.ProductCodes)
+		})
+	}
+	return snap, storeError(err, "The product codes of %s cannot be read.", id)
 }
 
 // rootOf is the root among an instance's devices, in place.
@@ -155,7 +166,7 @@ func (r *Region) swapRoot(ctx context.Context, inst ami.Instance, snap ami.Snaps
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	v := ami.Volume{
 		VolumeID: ami.NewVolumeID(), OwnerID: r.account, VolumeType: was.VolumeType, State: ami.VolumeCreating, CreateTime: now,
-		SnapshotID: snap.SnapshotID,
+		SnapshotID: snap.SnapshotID, ProductCodes: snap.ProductCodes,
 		// As large as the one before, which may have grown.
 		Size: max(snap.VolumeSize, was.Size), SizeBytes: max(snap.SizeBytes, was.SizeBytes), Tags: was.Tags,
 	}
@@ -192,6 +203,7 @@ func (r *Region) swapRoot(ctx context.Context, inst ami.Instance, snap ami.Snaps
 		at.VolumeID, at.AttachTime = v.VolumeID, now
 		v.Attachments, v.State = []ami.VolumeAttachment{at}, ami.VolumeInUse
 		root.Ebs = ami.InstanceBlockEBS{VolumeID: v.VolumeID, DeleteOnTermination: at.DeleteOnTermination, AttachTime: now, Status: "attached"}
+		record.ProductCodes = ami.JoinProductCodes(record.ProductCodes, v.ProductCodes)
 		if err := tx.PutInstance(record); err != nil {
 			return err
 		}

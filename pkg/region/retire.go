@@ -38,7 +38,8 @@ func (r *Region) RegisterImage(ctx context.Context, in RegisterImageInput) (ami.
 	image.KernelID, image.RamdiskID, image.KernelCmdline = in.KernelID, in.RamdiskID, in.KernelCmdline
 	image.BootMode, image.BlockDeviceMappings, image.State = in.BootMode, slices.Clone(in.BlockDeviceMappings), ami.ImageAvailable
 	image.ImdsSupport = in.ImdsSupport
-	if err := errors.Join(checkBoot(in.BootMode, image.Architecture), checkImdsSupport(in.ImdsSupport)); err != nil {
+	variables, err := r.registerSupport(&image, in)
+	if err != nil {
 		return ami.Image{}, err
 	}
 	if err := ami.ValidateMapping(in.BlockDeviceMappings); err != nil {
@@ -59,6 +60,7 @@ func (r *Region) RegisterImage(ctx context.Context, in RegisterImageInput) (ami.
 		if err != nil {
 			return ami.Image{}, err
 		}
+		image.ProductCodes = ami.JoinProductCodes(image.ProductCodes, snap.ProductCodes)
 		ebs := *m.Ebs
 		if ebs.VolumeSize == nil {
 			ebs.VolumeSize = &snap.VolumeSize
@@ -68,6 +70,7 @@ func (r *Region) RegisterImage(ctx context.Context, in RegisterImageInput) (ami.
 		}
 		image.BlockDeviceMappings[i].Ebs = &ebs
 		if isRoot {
+			image.SetUsage(snap.UsageOperation)
 			image.Consistency = snap.Consistency
 		}
 	}
@@ -81,7 +84,7 @@ func (r *Region) RegisterImage(ctx context.Context, in RegisterImageInput) (ami.
 	if in.DryRun {
 		return ami.Image{}, dryRun("register the image %q", in.Name)
 	}
-	err = r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+	err = r.keepVariables(ctx, &image, variables, func(tx *catalog.Tx) error {
 		if err := errors.Join(checkMapped(tx, image.BlockDeviceMappings), checkBooted(tx, image.KernelID, image.RamdiskID)); err != nil {
 			return err
 		}

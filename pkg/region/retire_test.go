@@ -34,6 +34,7 @@ func TestCreateAndDeleteSnapshot(t *testing.T) {
 				SnapshotID: got.SnapshotID, VolumeID: v.VolumeID, OwnerID: ami.DefaultAccount, Description: "now", State: ami.SnapshotCompleted,
 				StartTime: got.StartTime, Progress: "100%", VolumeSize: v.Size, Tags: []ami.Tag{{Key: "k", Value: "v"}},
 				SizeBytes: v.SizeBytes, Layer: got.Layer, ContentDigest: got.ContentDigest, LayerBytes: got.LayerBytes, Consistency: tt.want,
+				UsageOperation: v.UsageOperation,
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("snapshot (-want +got):\n%s", diff)
@@ -95,7 +96,7 @@ func TestRegisterImage(t *testing.T) {
 	want := ami.Image{
 		ImageID: got.ImageID, Name: "new", Description: "a new one", OwnerID: ami.DefaultAccount, State: ami.ImageAvailable, CreationDate: got.CreationDate,
 		Architecture: ami.ArchARM64, VirtualizationType: "hvm", Hypervisor: "kvm", ImageType: "machine", RootDeviceType: "ebs", RootDeviceName: "/dev/xvda",
-		BootMode: ami.BootUEFI, ImageLocation: ami.DefaultAccount + "/new", Tags: []ami.Tag{{Key: "k", Value: "v"}}, Consistency: ami.ConsistencyStopped,
+		BootMode: ami.BootUEFI, PlatformDetails: "Linux/UNIX", UsageOperation: ami.LinuxUsage, ImageLocation: ami.DefaultAccount + "/new", Tags: []ami.Tag{{Key: "k", Value: "v"}}, Consistency: ami.ConsistencyStopped,
 		BlockDeviceMappings: []ami.BlockDeviceMapping{
 			{DeviceName: "/dev/xvda", Ebs: &ami.EBSBlockDevice{SnapshotID: root, VolumeSize: &one, DeleteOnTermination: &yes}},
 			{DeviceName: "/dev/sdf", Ebs: &ami.EBSBlockDevice{SnapshotID: data, VolumeSize: &four, DeleteOnTermination: &yes, VolumeType: "io1"}},

@@ -10,7 +10,6 @@ import (
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/catalog"
-	"github.com/kamivm/kami/pkg/hypervisor"
 	"github.com/kamivm/kami/pkg/internal/durable"
 	"github.com/kamivm/kami/pkg/launch"
 	"github.com/kamivm/kami/pkg/machine"
@@ -34,10 +33,15 @@ const maxCount = 100
 
 // RunInstances launches instances of an image: all of them or none.
 func (r *Region) RunInstances(ctx context.Context, in RunInstancesInput) (ami.Reservation, error) {
+	in, err := r.templated(ctx, in)
+	if err != nil {
+		return ami.Reservation{}, err
+	}
 	image, err := r.ResolveImage(ctx, in.Image, in.Latest)
 	if err != nil {
 		return ami.Reservation{}, err
 	}
+	in.InstanceType = typeFor(image, in.InstanceType)
 	proto, mapping, err := r.plan(ctx, image, in)
 	if err != nil {
 		return ami.Reservation{}, err
@@ -46,7 +50,7 @@ func (r *Region) RunInstances(ctx context.Context, in RunInstancesInput) (ami.Re
 	if err != nil {
 		return ami.Reservation{}, err
 	}
-	accel, why := hypervisor.ProbeAccel()
+	accel, why := accelFor(image.Architecture)
 	if accel != machine.AccelKVM {
 		if in.RequireKVM {
 			return ami.Reservation{}, ami.Errorf(ami.CodeInsufficientInstanceCapacity, "KVM is required and cannot be used: %s.", why).
@@ -114,6 +118,9 @@ func (r *Region) plan(ctx context.Context, image ami.Image, in RunInstancesInput
 		}
 	}
 	size, err := launch.Type(in.InstanceType)
+	if err == nil {
+		err = launch.CheckType(size.Name, image.Architecture)
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -134,6 +141,13 @@ func (r *Region) plan(ctx context.Context, image ami.Image, in RunInstancesInput
 	if err := r.checkMapping(ctx, mapping, image); err != nil {
 		return fail(err)
 	}
+	if err := r.checkSignedLaunch(ctx, image, mapping); err != nil {
+		return fail(err)
+	}
+	codes, err := r.checkPaid(ctx, image, mapping)
+	if err != nil {
+		return fail(err)
+	}
 	pv, asked, boot, err := r.planBoot(ctx, image, in)
 	if err != nil {
 		return fail(err)
@@ -148,8 +162,9 @@ func (r *Region) plan(ctx context.Context, image ami.Image, in RunInstancesInput
 		Architecture: image.Architecture, VirtualizationType: image.VirtualizationType,
 		KernelID: pv.KernelID, RamdiskID: pv.RamdiskID, KernelCmdline: pv.KernelCmdline,
 		BootMode: asked, CurrentBootMode: boot, RootDeviceName: image.RootDeviceName, RootDeviceType: image.RootDeviceType,
-		ShutdownBehavior: shutdown, Tags: in.Tags, CPUs: size.CPUs, MemoryMiB: size.MemoryMiB, Hostname: in.Hostname,
-		MetadataOptions: options,
+		ShutdownBehavior: shutdown, Tags: slices.Concat(in.Tags, in.systemTags), CPUs: size.CPUs, MemoryMiB: size.MemoryMiB, Hostname: in.Hostname,
+		MetadataOptions: options, ProductCodes: codes, TpmSupport: image.TpmSupport,
+		Platform: image.Platform, PlatformDetails: image.PlatformDetails, UsageOperation: image.UsageOperation,
 	}, mapping, nil
 }
 
@@ -164,7 +179,7 @@ func bootMode(asked ami.BootMode, arch ami.Architecture) (ami.BootMode, error) {
 	case ami.BootLegacyBIOS, ami.BootUEFI:
 		return asked, nil
 	case ami.BootUEFIPreferred:
-		if hasUEFI() {
+		if arch != ami.ArchI386 && hasUEFI() {
 			return ami.BootUEFI, nil
 		}
 		return ami.BootLegacyBIOS, nil
@@ -202,6 +217,7 @@ func (r *Region) checkMapping(ctx context.Context, mapping []ami.BlockDeviceMapp
 func (r *Region) runOne(ctx context.Context, inst ami.Instance, image ami.Image, mapping []ami.BlockDeviceMapping, in RunInstancesInput) (ami.Instance, error) {
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	inst.InstanceID, inst.LaunchTime, inst.MAC = in.instanceID, now, launch.NewMAC()
+	inst.UsageOperationTime = now
 	if inst.InstanceID == "" {
 		inst.InstanceID = ami.NewInstanceID()
 	}
@@ -213,7 +229,7 @@ func (r *Region) runOne(ctx context.Context, inst ami.Instance, image ami.Image,
 		return inst, err
 	}
 	j, err := r.beginBased(ctx, image, inst, vols, func(tx *catalog.Tx) error {
-		if err := errors.Join(checkBooted(tx, inst.KernelID, inst.RamdiskID), r.checkLaunched(tx, image.ImageID)); err != nil {
+		if err := errors.Join(checkBooted(tx, inst.KernelID, inst.RamdiskID), r.checkLaunched(tx, image.ImageID), r.checkSubscribed(tx, "The image "+string(image.ImageID), inst.ProductCodes)); err != nil {
 			return err
 		}
 		for i := range vols {
@@ -288,6 +304,9 @@ func (r *Region) planVolumes(ctx context.Context, inst *ami.Instance, image ami.
 					return nil, err
 				}
 				v.SnapshotID, v.Size, v.SizeBytes = snap.SnapshotID, snap.VolumeSize, snap.SizeBytes
+				if slices.Contains(snapshotsOf(image), snap.SnapshotID) {
+					v.ProductCodes = image.ProductCodes
+				}
 			}
 			if s := m.Ebs.VolumeSize; s != nil && *s*gib > v.SizeBytes && *s > v.Size {
 				v.Size, v.SizeBytes = *s, *s*gib
@@ -330,20 +349,7 @@ func (r *Region) writeIdentity(ctx context.Context, inst ami.Instance, image ami
 	if err != nil {
 		return err
 	}
-	if image.UEFIData != "" && inst.CurrentBootMode == ami.BootUEFI {
-		vars, err := r.object(image.UEFIData)
-		if err != nil {
-			return err
-		}
-		err = durable.WriteFile(r.nvramPath(inst.InstanceID), 0o600, func(f *os.File) error {
-			_, err := f.Write(vars)
-			return err
-		})
-		if err != nil {
-			return storeError(err, "The UEFI variables cannot be written.")
-		}
-	}
-	return nil
+	return r.writeVariables(inst, image)
 }
 
 func (r *Region) seedPath(id ami.InstanceID) string {

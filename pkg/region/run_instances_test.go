@@ -53,7 +53,7 @@ func TestRunInstances(t *testing.T) {
 		}}},
 		CPUs: cpus, MemoryMiB: 1024, Driver: "fake", Connect: fake.URI, Accel: string(spec.Accel), MAC: spec.Network.MAC,
 		SSHPort: spec.Network.SSHPort, Hostname: string(got.InstanceID), MetadataOptions: ami.DefaultMetadataOptions(""),
-		HostBoot: hostBoot(),
+		HostBoot: hostBoot(), PlatformDetails: "Linux/UNIX", UsageOperation: ami.LinuxUsage, UsageOperationTime: got.LaunchTime,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("instance (-want +got):\n%s", diff)
@@ -63,7 +63,7 @@ func TestRunInstances(t *testing.T) {
 	}
 	wantVolume := ami.Volume{
 		VolumeID: v.VolumeID, OwnerID: ami.DefaultAccount, Size: 1, SizeBytes: 2 << 20, SnapshotID: snap.SnapshotID, VolumeType: "gp3",
-		State: ami.VolumeInUse, CreateTime: got.LaunchTime, Layer: snap.Layer, TrackedBy: bitmapName(snap.Layer), TrackedLayer: snap.Layer,
+		State: ami.VolumeInUse, CreateTime: got.LaunchTime, UsageOperation: ami.LinuxUsage, Layer: snap.Layer, TrackedBy: bitmapName(snap.Layer), TrackedLayer: snap.Layer,
 		Attachments: []ami.VolumeAttachment{{
 			VolumeID: v.VolumeID, InstanceID: got.InstanceID, Device: "/dev/sda1", State: "attached", DeleteOnTermination: true, AttachTime: got.LaunchTime,
 		}},

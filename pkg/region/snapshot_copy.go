@@ -45,6 +45,7 @@ func (r *Region) CopySnapshot(ctx context.Context, in CopySnapshotInput) (ami.Sn
 		in.Description = fmt.Sprintf("[Copied %s]", from.SnapshotID)
 	}
 	snap := r.newSnapshot(from.VolumeID, in.Description, from.SizeBytes, in.Tags)
+	snap.ProductCodes, snap.UsageOperation = from.ProductCodes, from.UsageOperation
 	snap.Encrypted, snap.KmsKeyID = key != "", key // which nobody deletes from now on
 	j, err := r.begin(ctx, func(tx *catalog.Tx) error {
 		now, err := tx.Snapshot(from.SnapshotID)

@@ -57,6 +57,9 @@ func (r *Region) ExportSnapshot(ctx context.Context, in ExportInput) error {
 		return ami.Errorf(ami.CodeInvalidParameterValue, "The format %q is not one of %s.", format, strings.Join(ExportFormats(), ", "))
 	}
 	snap, err := r.readable(ctx, in.SnapshotID)
+	if err == nil {
+		err = r.checkRead(ctx, "The snapshot "+string(in.SnapshotID), snap.ProductCodes)
+	}
 	if err != nil {
 		return err
 	}

@@ -260,6 +260,7 @@ func (r *Region) CreateSnapshot(ctx context.Context, in CreateSnapshotInput) (am
 	}
 	defer unlock()
 	snap := r.newSnapshot(v.VolumeID, in.Description, v.SizeBytes, in.Tags)
+	snap.ProductCodes, snap.UsageOperation = v.ProductCodes, v.UsageOperation
 	j, err := r.begin(ctx, func(tx *catalog.Tx) error { return r.putSnapshots(tx, snap) }, string(snap.SnapshotID))
 	if err != nil {
 		return ami.Snapshot{}, storeError(err, "The snapshot cannot be recorded.")

@@ -28,7 +28,7 @@ func (r *Region) CreateTags(ctx context.Context, ids []string, tags []ami.Tag, d
 				have[i] = t
 			}
 		}
-		return have, ami.ValidateTags(have)
+		return have, ami.ValidateTags(slices.DeleteFunc(slices.Clone(have), isReserved))
 	})
 	if err == nil && dry {
 		return dryRun("tag %s", strings.Join(ids, ", "))
@@ -39,6 +39,9 @@ func (r *Region) CreateTags(ctx context.Context, ids []string, tags []ami.Tag, d
 // DeleteTags removes keys from objects, all or none. A key that is not there is
 // no error.
 func (r *Region) DeleteTags(ctx context.Context, ids, keys []string, dry bool) error {
+	if i := slices.IndexFunc(keys, func(k string) bool { return isReserved(ami.Tag{Key: k}) }); i >= 0 {
+		return ami.Errorf(ami.CodeInvalidTagKeyMalformed, "The tag %q cannot be removed: keys that begin with aws: are reserved.", keys[i])
+	}
 	err := r.editTags(ctx, ids, dry, func(have []ami.Tag) ([]ami.Tag, error) {
 		return slices.DeleteFunc(have, func(t ami.Tag) bool { return slices.Contains(keys, t.Key) }), nil
 	})
@@ -47,6 +50,10 @@ func (r *Region) DeleteTags(ctx context.Context, ids, keys []string, dry bool) e
 	}
 	return err
 }
+
+// isReserved says whether a tag is kami's to set: those that say what launched an
+// instance.
+func isReserved(t ami.Tag) bool { return strings.HasPrefix(t.Key, "aws:") }
 
 var errDry = errors.New("dry run")
 

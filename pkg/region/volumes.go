@@ -132,6 +132,9 @@ func (r *Region) AttachVolume(ctx context.Context, in AttachVolumeInput) (ami.Vo
 		return fail(ami.Errorf(ami.CodeIncorrectState, "Volume '%s' is in the '%s' state.", v.VolumeID, v.State))
 	}
 	device, err := attachable(inst, in.Device)
+	if err == nil {
+		err = r.checkAttachedPaid(ctx, v, inst)
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -143,6 +146,9 @@ func (r *Region) AttachVolume(ctx context.Context, in AttachVolumeInput) (ami.Vo
 	}
 	err = r.whileLocked(ctx, inst.InstanceID, func(now ami.Instance) error {
 		if at.Device, err = attachable(now, in.Device); err != nil {
+			return err
+		}
+		if err := r.checkAttachedPaid(ctx, v, now); err != nil {
 			return err
 		}
 		if now.State.Name == ami.InstanceRunning {
@@ -162,6 +168,7 @@ func (r *Region) AttachVolume(ctx context.Context, in AttachVolumeInput) (ami.Vo
 			fresh.BlockDeviceMappings = append(fresh.BlockDeviceMappings, ami.InstanceBlockDevice{
 				DeviceName: at.Device, Ebs: ami.InstanceBlockEBS{VolumeID: v.VolumeID, AttachTime: at.AttachTime, Status: "attached"},
 			})
+			fresh.ProductCodes = ami.JoinProductCodes(fresh.ProductCodes, v.ProductCodes)
 			v.Attachments, v.State = []ami.VolumeAttachment{at}, ami.VolumeInUse
 			if err := tx.PutVolume(v); err != nil {
 				return err

@@ -49,6 +49,7 @@ func TestCreateVolume(t *testing.T) {
 			}
 			if tt.in.SnapshotID != "" {
 				want.Layer, want.TrackedLayer, want.TrackedBy = snap.Layer, snap.Layer, bitmapName(snap.Layer)
+				want.UsageOperation = snap.UsageOperation
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("volume (-want +got):\n%s", diff)

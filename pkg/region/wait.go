@@ -52,8 +52,12 @@ func (r *Region) WaitInstance(ctx context.Context, id ami.InstanceID, cond WaitF
 		return inst, ami.Errorf(ami.CodeInvalidParameterValue, "%q is nothing to wait for; choose running, booted or ssh.", cond)
 	}
 	step := r.progress.Step(fmt.Sprintf("waiting until %s is %s", id, describeWait(cond)), 0)
-	inst, err = r.wait(ctx, inst, limit, reached)
-	if errors.Is(err, errWaitLimit) || errors.Is(err, errGuestOff) {
+	hopeless := func() error { return nil }
+	if inst.CurrentBootMode == ami.BootUEFI {
+		hopeless = func() error { return firmwareEnd(r.consoleTail(id, from, 64<<10)) }
+	}
+	inst, err = r.wait(ctx, inst, limit, reached, hopeless)
+	if errors.Is(err, errWaitLimit) || errors.Is(err, errGuestOff) || errors.Is(err, errRefused) || errors.Is(err, errNoLoader) {
 		err = ami.Errorf(ami.CodeIncorrectInstanceState, "The instance '%s' is not %s: %w.%s", id, describeWait(cond), err, r.lastWords(id)).
 			WithHint("kami console %s shows all that the guest has written.", id)
 	}
@@ -73,7 +77,9 @@ var (
 	errGuestOff  = errors.New("the guest is off")
 )
 
-func (r *Region) wait(ctx context.Context, inst ami.Instance, limit time.Duration, reached func(context.Context) bool) (ami.Instance, error) {
+// wait waits until reached says so. It ends early when the guest does, and with what
+// hopeless says.
+func (r *Region) wait(ctx context.Context, inst ami.Instance, limit time.Duration, reached func(context.Context) bool, hopeless func() error) (ami.Instance, error) {
 	driver, err := r.driver(ctx, inst.Connect)
 	if err != nil {
 		return inst, err
@@ -88,6 +94,9 @@ func (r *Region) wait(ctx context.Context, inst ami.Instance, limit time.Duratio
 			state, err := driver.State(ctx, inst.InstanceID)
 			if err == nil && (state == hypervisor.StateOff || state == hypervisor.StateGone || state == hypervisor.StateCrashed) {
 				return inst, errGuestOff
+			}
+			if err := hopeless(); err != nil {
+				return inst, err
 			}
 			asked = time.Now()
 		}

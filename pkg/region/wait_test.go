@@ -118,7 +118,7 @@ func TestWaitInVain(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err = r.wait(ctx, inst, time.Minute, func(context.Context) bool { return false }); !errors.Is(err, context.Canceled) {
+	if _, err = r.wait(ctx, inst, time.Minute, func(context.Context) bool { return false }, func() error { return nil }); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v for a wait that is given up, want context.Canceled", err)
 	}
 	must(t, os.WriteFile(r.path("instances", string(inst.InstanceID), "boot-offset"), []byte("x"), 0o600))

@@ -124,6 +124,8 @@ func translate(err error) error {
 		return fmt.Errorf("%w: %w", hypervisor.ErrNotRunning, text)
 	case strings.Contains(e.Message, "Unable to find any firmware"), strings.Contains(e.Message, "Unable to find 'efi' firmware"):
 		return fmt.Errorf("%w: %w", hypervisor.ErrNoFirmware, text)
+	case strings.Contains(e.Message, "could not find capabilities for"), strings.Contains(e.Message, "Cannot check QEMU binary"):
+		return fmt.Errorf("%w: %w", hypervisor.ErrNoEmulator, text)
 	case e.Code == libvirt.ERR_NO_CONNECT, e.Domain == libvirt.FROM_RPC:
 		return fmt.Errorf("%w: %w", hypervisor.ErrUnreachable, text)
 	}
@@ -175,6 +177,11 @@ func (d *Driver) Start(ctx context.Context, spec machine.Spec) error {
 	xml, err := DomainXML(spec)
 	if err != nil {
 		return err
+	}
+	if spec.TPMState != "" {
+		if err := hypervisor.ProbeTPM(); err != nil {
+			return err
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return err

@@ -6,7 +6,6 @@ import (
 
 	"libvirt.org/go/libvirtxml"
 
-	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/machine"
 )
 
@@ -21,14 +20,13 @@ func DomainXML(spec machine.Spec) (string, error) {
 		Metadata: &libvirtxml.DomainMetadata{XML: fmt.Sprintf(`<kami:instance xmlns:kami=%q id=%q/>`, namespace, spec.ID)},
 		Memory:   &libvirtxml.DomainMemory{Value: uint(spec.MemoryMiB), Unit: "MiB"},
 		VCPU:     &libvirtxml.DomainVCPU{Value: uint(spec.CPUs)},
-		Features: &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}},
 		Clock:    &libvirtxml.DomainClock{Offset: "utc"},
 		// A guest that powers itself off ends; that is how it is noticed.
 		OnPoweroff: "destroy", OnReboot: "restart", OnCrash: "destroy",
 		Devices: &libvirtxml.DomainDeviceList{},
 	}
-	if spec.Arch != ami.ArchX8664 && spec.Arch != ami.ArchI386 {
-		return "", fmt.Errorf("guests of architecture %s cannot be run by this driver", spec.Arch)
+	if err := renderMachine(d, spec); err != nil {
+		return "", err
 	}
 	renderCPU(d, spec)
 	renderIdentity(d, spec)
@@ -44,6 +42,7 @@ func DomainXML(spec machine.Spec) (string, error) {
 	renderNetwork(d, spec.Network)
 	renderConsole(d, spec)
 	renderAgent(d, spec)
+	renderTPM(d, spec)
 	renderRest(d)
 	return d.Marshal()
 }
@@ -78,24 +77,6 @@ func renderIdentity(d *libvirtxml.Domain, spec machine.Spec) {
 			entry("serial", spec.UUID), entry("uuid", spec.UUID),
 		}},
 	}}}
-}
-
-func renderFirmware(d *libvirtxml.Domain, spec machine.Spec) {
-	arch := "x86_64"
-	if spec.Arch == ami.ArchI386 {
-		arch = "i686"
-	}
-	d.OS = &libvirtxml.DomainOS{
-		Type:   &libvirtxml.DomainOSType{Arch: arch, Machine: "q35", Type: "hvm"},
-		SMBios: &libvirtxml.DomainSMBios{Mode: "sysinfo"},
-	}
-	if spec.Firmware.UEFI {
-		d.OS.Firmware = "efi"
-		d.OS.FirmwareInfo = &libvirtxml.DomainOSFirmwareInfo{
-			Features: []libvirtxml.DomainOSFirmwareFeature{{Enabled: "no", Name: "secure-boot"}},
-		}
-		d.OS.NVRam = &libvirtxml.DomainNVRam{NVRam: spec.Firmware.NVRAM}
-	}
 }
 
 // renderDisk renders the i-th disk. The whole chain of layers is written out, so
@@ -214,7 +195,7 @@ func renderConsole(d *libvirtxml.Domain, spec machine.Spec) {
 	}
 	d.Devices.Serials = []libvirtxml.DomainSerial{{
 		Source: &libvirtxml.DomainChardevSource{Pty: &libvirtxml.DomainChardevSourcePty{}},
-		Target: &libvirtxml.DomainSerialTarget{Type: "isa-serial", Port: &port},
+		Target: serialTarget(spec.Arch, &port),
 		Log:    &libvirtxml.DomainChardevLog{File: c.Log, Append: "on"},
 	}}
 }

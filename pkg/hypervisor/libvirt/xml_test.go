@@ -67,7 +67,16 @@ func TestDomainXML(t *testing.T) {
 		{"kvm", func(s *machine.Spec) { s.Accel = machine.AccelKVM }},
 		{"cpu-model", func(s *machine.Spec) { s.CPU = "qemu64" }},
 		{"uefi", func(s *machine.Spec) { s.Firmware = machine.Firmware{UEFI: true, NVRAM: "/kami/nvram.fd"} }},
+		{"secure-boot", func(s *machine.Spec) {
+			s.Firmware, s.TPMState = machine.Firmware{UEFI: true, SecureBoot: true, NVRAM: "/kami/nvram.fd"}, "/kami/tpm"
+		}},
 		{"i386", func(s *machine.Spec) { s.Arch = ami.ArchI386 }},
+		{"arm64", func(s *machine.Spec) {
+			s.Arch, s.CPU, s.Firmware, s.TPMState = ami.ArchARM64, "cortex-a72", machine.Firmware{UEFI: true, NVRAM: "/kami/nvram.fd"}, "/kami/tpm"
+		}},
+		{"arm64-kvm", func(s *machine.Spec) {
+			s.Arch, s.Accel, s.Firmware = ami.ArchARM64, machine.AccelKVM, machine.Firmware{UEFI: true, SecureBoot: true, NVRAM: "/kami/nvram.fd"}
+		}},
 		{"network", func(s *machine.Spec) { s.Network = machine.Network{MAC: "52:54:00:12:34:56", Name: "default"} }},
 		{"volumes", func(s *machine.Spec) {
 			s.Disks = append(
@@ -114,10 +123,21 @@ func TestDomainXML(t *testing.T) {
 
 func TestDomainXMLRefusesWhatItCannotRun(t *testing.T) {
 	s := testSpec()
-	s.Arch = ami.ArchARM64
-	if _, err := DomainXML(s); err == nil || !strings.Contains(err.Error(), "arm64") {
-		t.Errorf("an arm64 guest: %v, want an error that names the architecture", err)
+	s.Arch = "arm64_mac"
+	if _, err := DomainXML(s); err == nil || !strings.Contains(err.Error(), "arm64_mac") {
+		t.Errorf("a guest of a Mac: %v, want an error that names the architecture", err)
 	}
+}
+
+// What libvirt forgets a guest's TPM by is a domain of its own.
+func TestForgottenXML(t *testing.T) {
+	s := testSpec()
+	s.TPMState = "/kami/tpm"
+	text, err := forgottenXML(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "domain", "forgotten", text)
 }
 
 func TestTargetName(t *testing.T) {

@@ -16,6 +16,7 @@ type command struct {
 	flags   [][]string    // each with its value, if it has one
 	sockets []string      // files of the run folder that QEMU listens on, by its open files from fdFirst on
 	keys    []machine.Key // that it reads, by its open files after those
+	tpm     string        // folder of the state of its TPM, to which the open file after those leads
 }
 
 // The open files that QEMU is given.
@@ -85,6 +86,7 @@ func newCommand(spec machine.Spec, h host, r runFolder) (*command, error) {
 	c.renderNetwork(spec.Network)
 	c.renderChannels(spec)
 	c.renderKeys(spec)
+	c.renderTPM(spec)
 	c.add("-object", "rng-builtin,id=rng0")
 	c.add("-device", "virtio-rng-pci,rng=rng0")
 	c.add("-pidfile", r.path(pidFile))
@@ -116,6 +118,13 @@ func (c *command) renderMachine(spec machine.Spec, h host) {
 	}
 	if h.firmware.code != "" {
 		kind = append(kind, "pflash0=firmware", "pflash1=variables")
+	}
+	// On a PC the flash memory with the variables can only be written to in system
+	// management mode then, which the firmware alone has.
+	guarded := spec.Firmware.SecureBoot && spec.Arch != ami.ArchARM64
+	if guarded {
+		kind = append(kind, "smm=on")
+		c.add("-global", "driver=cfi.pflash01", "property=secure", "value=on")
 	}
 	c.add("-machine", append(kind, "dump-guest-core=off")...)
 	c.add("-accel", string(spec.Accel))

@@ -51,6 +51,17 @@ func TestCommand(t *testing.T) {
 			h.firmware = firmware{"/usr/share/OVMF/OVMF_CODE_4M.fd", "raw", "/usr/share/OVMF/OVMF_VARS_4M.fd", "raw"}
 			s.Firmware = machine.Firmware{UEFI: true, NVRAM: "/kami/nvram.fd"}
 		}},
+		{"secure-boot", func(s *machine.Spec, h *host) {
+			h.firmware = firmware{"/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "raw", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd", "raw"}
+			s.Firmware = machine.Firmware{UEFI: true, SecureBoot: true, NVRAM: "/kami/nvram.fd"}
+		}},
+		{"tpm", func(s *machine.Spec, _ *host) { // behind an encrypted disk's key
+			s.TPMState, s.Disks[0].Keys = "/kami/tpm", map[string]machine.Key{s.Disks[0].Path: {ID: "0b6f1c56-9c0a-4e6c-8f0e-5a8f4f6f3f11", Passphrase: []byte(secretText)}}
+		}},
+		{"arm64-tpm", func(s *machine.Spec, h *host) {
+			arm(s, h)
+			s.CPU, s.TPMState = "cortex-a72", "/kami/tpm"
+		}},
 		{"i386", func(s *machine.Spec, h *host) { s.Arch, h.program = ami.ArchI386, "/usr/bin/qemu-system-i386" }},
 		{"arm64", arm},
 		{"kernel", func(s *machine.Spec, _ *host) {

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,9 +45,30 @@ type descriptor struct {
 type flashFile struct{ Filename, Format string }
 
 // findFirmware chooses the firmware for guests of an architecture: the first, by
-// the names of the descriptors, that is plain UEFI with a variable store. It
-// returns ErrNoFirmware.
-func findFirmware(arch ami.Architecture) (firmware, error) {
+// the names of the descriptors, that is UEFI with a variable store, plain or with
+// Secure Boot. It returns ErrNoFirmware.
+func findFirmware(arch ami.Architecture, secure bool) (firmware, error) {
+	found, err := chooseFirmware(arch, secure, false)
+	return firmware{
+		found.Mapping.Executable.Filename, found.Mapping.Executable.Format,
+		found.Mapping.Template.Filename, found.Mapping.Template.Format,
+	}, err
+}
+
+// HasFirmware says whether the host has UEFI firmware for guests of an architecture.
+func HasFirmware(arch ami.Architecture) bool {
+	_, err := chooseFirmware(arch, false, false)
+	return err == nil
+}
+
+// EnrolledVariables is the path of the variables with Microsoft's keys that come with
+// the host's firmware for an architecture. It returns ErrNoFirmware.
+func EnrolledVariables(arch ami.Architecture) (string, error) {
+	found, err := chooseFirmware(arch, true, true)
+	return found.Mapping.Template.Filename, err
+}
+
+func chooseFirmware(arch ami.Architecture, secure, enrolled bool) (descriptor, error) {
 	files := map[string]string{}
 	for i := len(firmwareDirs) - 1; i >= 0; i-- {
 		found, _ := filepath.Glob(filepath.Join(firmwareDirs[i], "*.json"))
@@ -62,25 +84,26 @@ func findFirmware(arch ami.Architecture) (firmware, error) {
 	for _, name := range names {
 		b, err := os.ReadFile(files[name])
 		var d descriptor
-		if err != nil || json.Unmarshal(b, &d) != nil || !d.fits(arch) {
+		if err != nil || json.Unmarshal(b, &d) != nil || !d.fits(arch, secure) || enrolled && !slices.Contains(d.Features, "enrolled-keys") {
 			continue
 		}
-		return firmware{
-			d.Mapping.Executable.Filename, d.Mapping.Executable.Format,
-			d.Mapping.Template.Filename, d.Mapping.Template.Format,
-		}, nil
+		return d, nil
 	}
-	return firmware{}, fmt.Errorf("%w: no descriptor in %s is of UEFI for %s", hypervisor.ErrNoFirmware, firmwareDirs[1], arch)
+	kind := "UEFI"
+	if secure {
+		kind += " with Secure Boot"
+	}
+	return descriptor{}, fmt.Errorf("%w: no descriptor in %s is of %s for %s", hypervisor.ErrNoFirmware, firmwareDirs[1], kind, arch)
 }
 
-// fits says whether a firmware is plain UEFI for the machine of an architecture.
-// Secure Boot would take a machine that guards its flash memory.
-func (d descriptor) fits(arch ami.Architecture) bool {
+// fits says whether a firmware is UEFI for the machine of an architecture, with
+// Secure Boot or without.
+func (d descriptor) fits(arch ami.Architecture, secure bool) bool {
 	m := d.Mapping
 	if !slices.Contains(d.Interfaces, "uefi") || m.Device != "flash" || m.Mode != "" && m.Mode != "split" || m.Template.Filename == "" {
 		return false
 	}
-	if slices.Contains(d.Features, "requires-smm") || slices.Contains(d.Features, "secure-boot") {
+	if slices.Contains(d.Features, "secure-boot") != secure || slices.Contains(d.Features, "requires-smm") && !secure {
 		return false
 	}
 	want := map[ami.Architecture][2]string{
@@ -109,8 +132,26 @@ func (f firmware) makeStore(path string) error {
 		return fmt.Errorf("%w: %w", hypervisor.ErrNoFirmware, err)
 	}
 	defer template.Close()
-	return durable.WriteFile(path, 0o600, func(store *os.File) error {
-		_, err := io.Copy(store, template)
-		return err
-	})
+	return durable.WriteFile(path, 0o600, func(store *os.File) error { return copySparse(store, template) })
+}
+
+// copySparse copies what is not zero, and leaves holes for the rest: the flash memory
+// of an arm64 guest has 64 MiB, and hardly anything in it.
+func copySparse(dst, src *os.File) error {
+	buf, zeros := make([]byte, 64<<10), make([]byte, 64<<10)
+	for at := int64(0); ; {
+		n, err := io.ReadFull(src, buf)
+		if n > 0 && !bytes.Equal(buf[:n], zeros[:n]) {
+			if _, err := dst.WriteAt(buf[:n], at); err != nil {
+				return err
+			}
+		}
+		at += int64(n)
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return dst.Truncate(at)
+		}
+		if err != nil {
+			return err
+		}
+	}
 }

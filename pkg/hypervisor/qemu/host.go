@@ -7,6 +7,7 @@ import (
 	"runtime"
 
 	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/hypervisor"
 	"github.com/kamivm/kami/pkg/machine"
 )
 
@@ -22,13 +23,18 @@ func (d *Driver) lookAt(spec machine.Spec) (h host, err error) {
 	if h.program, err = program(spec.Arch); err != nil {
 		return h, err
 	}
+	if spec.TPMState != "" {
+		if err := hypervisor.ProbeTPM(); err != nil {
+			return h, err
+		}
+	}
 	switch {
 	case spec.Kernel.Path != "":
 		if spec.Accel == machine.AccelTCG && spec.Arch != ami.ArchARM64 {
 			h.tscKHz = d.tscKHz()
 		}
 	case spec.Firmware.UEFI:
-		h.firmware, err = findFirmware(spec.Arch)
+		h.firmware, err = findFirmware(spec.Arch, spec.Firmware.SecureBoot)
 	}
 	return h, err
 }
@@ -51,7 +57,7 @@ func program(arch ami.Architecture) (string, error) {
 		}
 		errs = append(errs, err)
 	}
-	return "", fmt.Errorf("guests of architecture %s cannot be run here: %w", arch, errors.Join(errs...))
+	return "", fmt.Errorf("%w: guests of architecture %s cannot be run here: %w", hypervisor.ErrNoEmulator, arch, errors.Join(errs...))
 }
 
 func hostArchitecture() ami.Architecture {

@@ -102,12 +102,18 @@ func (c *command) run(r runFolder, alive *os.File, log string) (p process, err e
 		}
 		files = append(files, f)
 	}
+	if c.tpm != "" {
+		f, err := startTPM(c.tpm, said)
+		if err != nil {
+			return p, err
+		}
+		files = append(files, f)
+	}
 	closeOthersOnExec()
 	argv := c.argv()
 	cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // it outlives every context
 	cmd.ExtraFiles, cmd.Stdout, cmd.Stderr, cmd.Dir = files, said, said, "/"
-	// What else this process was told is no guest's business.
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
+	cmd.Env = environment()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return p, fmt.Errorf("running QEMU: %w", err)
@@ -118,6 +124,12 @@ func (c *command) run(r runFolder, alive *os.File, log string) (p process, err e
 		close(p.ended)
 	}()
 	return p, nil
+}
+
+// environment is what a guest's processes are told: what else this one was is no
+// guest's business.
+func environment() []string {
+	return []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
 }
 
 // pipeOf is a pipe out of which secret can be read, once.
