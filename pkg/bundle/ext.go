@@ -41,6 +41,11 @@ var (
 // What may be in a filesystem from which files are taken out, beside what every
 // one has.
 const (
+	superAt       = 1024
+	superSize     = 1024
+	superMagic    = 0xef53
+	rootInode     = 2
+	incompat64    = 0x80
 	extJournalDev = 0x8 // it is a journal itself
 	extMetaBG     = 0x10
 	extKnown      = 0x2 | 0x4 | 0x10 | 0x40 | 0x80 | 0x200 | 0x400 | 0x2000 | 0x4000

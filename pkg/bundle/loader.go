@@ -13,6 +13,7 @@ import (
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/build"
+	"github.com/kamivm/kami/pkg/disk/ext4"
 	"github.com/kamivm/kami/pkg/recipe"
 )
 
@@ -27,7 +28,7 @@ func (o *packing) disk(ctx context.Context, s *stage) error {
 	if o.out.Architecture != ami.ArchX8664 {
 		return fmt.Errorf("%w: boot loaders are added for x86_64 alone, and it is of %s", ErrTemplate, o.out.Architecture)
 	}
-	fs := o.filesystem(s.root, s.limit-s.left+int64(len(s.all))*fsBlock, len(s.all))
+	fs := o.filesystem(s.root, s.limit-s.left+int64(len(s.all))*ext4.Block, len(s.all))
 	old := fs.uuid
 	fs.uuid = build.RootUUID(o.Name)
 	for _, name := range []string{grubPath, "etc/fstab"} {
@@ -63,7 +64,7 @@ func (o *packing) disk(ctx context.Context, s *stage) error {
 
 func (o *packing) diskOf(ctx context.Context, s *stage, fs filesystem) (string, error) {
 	img := o.tmp("root.ext4")
-	if err := s.image(ctx, img, fs); err != nil {
+	if err := s.imageFile(ctx, img, fs); err != nil {
 		return "", err
 	}
 	if err := os.RemoveAll(s.root); err != nil {

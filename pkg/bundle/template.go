@@ -5,18 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/google/uuid"
 
 	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/disk/ext4"
 	"github.com/kamivm/kami/pkg/qcow2"
 )
 
@@ -133,63 +132,35 @@ func (o *packing) tmp(name string) string { return filepath.Join(o.Tmp, name) }
 // limit is how much the files of a tree may have.
 func (o *packing) limit() int64 { return o.Size }
 
-// folder packs a folder: as it lies there if all of it stays as it is.
+// folder packs a folder: as it lies there if nothing is changed in it.
 func (o *packing) folder(ctx context.Context) error {
 	t := &tree{root: o.Path}
+	if o.Script != "" || o.Partition == PartitionGPT {
+		return o.staged(ctx, func(s *stage) error { return s.stageFolder(ctx, t) })
+	}
+	in, err := openFolders(o.Path)
+	if err != nil {
+		return err
+	}
+	o.out.closers = append(o.out.closers, in)
 	step := o.Progress.Step("looking through "+o.Path, 0)
-	err := t.visit(ctx, o.filter, func(string, *syscall.Stat_t) error { return nil })
+	root, err := t.plant(ctx, o.filter, in)
 	step.Done(err)
 	if err != nil {
 		return err
 	}
-	if t.few() && o.Script == "" && o.Partition != PartitionGPT {
-		img := o.imageFile("root.ext4", t.bytes)
-		step := o.Progress.Step("making a filesystem of "+o.Path, 0)
-		err := o.asItIs(ctx, t, img)
-		step.Done(err)
-		if err != nil {
-			return err
-		}
-		return o.open(img, PartitionNone)
-	}
-	o.filter.forget() // all is counted again
-	*t = tree{root: o.Path}
-	return o.staged(ctx, func(s *stage) error { return s.stageFolder(ctx, t) })
+	mounted(root)
+	return o.take(o.filesystem(o.Path, t.bytes, t.files).make(root))
 }
 
-// asItIs makes a filesystem of a folder without a copy in between.
-func (o *packing) asItIs(ctx context.Context, t *tree, img string) error {
-	if err := makeExt4(ctx, o.Path, img, o.filesystem(o.Path, t.bytes, t.files)); err != nil {
-		return err
-	}
-	var script strings.Builder
-	for _, name := range emptied() {
-		if _, err := os.Lstat(filepath.Join(o.Path, name)); errors.Is(err, fs.ErrNotExist) {
-			fmt.Fprintf(&script, "mkdir /%s\nset_inode_field /%[1]s mode 0%[2]o\nset_inode_field /%[1]s mtime @%[3]d\n", name, 0o40000|permOf(name), epoch)
-		}
-	}
-	if err := debugfs(ctx, img, script.String()); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(img, os.O_RDWR, 0)
+// take makes a filesystem the blob.
+func (o *packing) take(img *ext4.Image, err error) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	if t.left > 0 {
-		o.filter.forget()
-		if err := takeOut(ctx, f, o.filter); err != nil {
-			return err
-		}
-	}
-	in, err := openInodes(f)
-	if err != nil {
-		return err
-	}
-	return in.each(func(_ uint32, raw []byte) bool {
-		setTimes(raw, int64(mtimeOf(raw))) // and not when it was last read
-		return true
-	})
+	o.out.closers = append(o.out.closers, img)
+	o.out.Source, o.out.Partition = img, PartitionNone
+	return nil
 }
 
 // staged puts a tree together and makes its filesystem.
@@ -216,17 +187,12 @@ func (o *packing) staged(ctx context.Context, fill func(*stage) error) error {
 	if o.Partition == PartitionGPT {
 		return o.disk(ctx, s)
 	}
-	img := o.imageFile("root.ext4", s.limit-s.left)
-	step = o.Progress.Step("making a filesystem", 0)
-	err = s.image(ctx, img, o.filesystem(s.root, s.limit-s.left+int64(len(s.all))*fsBlock, len(s.all)))
-	if err == nil {
-		err = os.RemoveAll(s.root)
-	}
-	step.Done(err)
+	in, err := openFolders(s.root)
 	if err != nil {
 		return err
 	}
-	return o.open(img, PartitionNone)
+	o.out.closers = append(o.out.closers, in)
+	return o.take(s.image(in, o.filesystem(s.root, s.limit-s.left+int64(len(s.all))*ext4.Block, len(s.all))))
 }
 
 func (o *packing) filesystem(root string, content int64, files int) filesystem {
@@ -234,7 +200,7 @@ func (o *packing) filesystem(root string, content int64, files int) filesystem {
 	if size == 0 {
 		size = sizeFor(content)
 	}
-	return filesystem{size: size / fsBlock * fsBlock, uuid: o.rootUUID(root), label: o.Name, files: files}
+	return filesystem{size: size / ext4.Block * ext4.Block, uuid: o.rootUUID(root), label: o.Name, files: files}
 }
 
 var rootIs = regexp.MustCompile(`(?im)root=UUID=([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})|^UUID=([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\s+/\s`)

@@ -6,15 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kamivm/kami/pkg/disk/ext4"
 )
 
 // tree is a folder that is to be packed.
@@ -22,130 +21,110 @@ type tree struct {
 	root  string
 	files int
 	bytes int64 // of their contents, in whole blocks
-
-	left      int   // how many files the filter leaves out,
-	leftBytes int64 // and how much is in them;
-	foreign   bool  // whether any of them is of another filesystem, as proc is
 }
 
-// What may be left out of a tree for it to be packed as it lies there, and have it
-// taken out of the filesystem afterwards: more would be written for nothing.
-const (
-	fewFiles = 1000
-	fewBytes = 4 << 20
-)
-
-func (t *tree) few() bool { return !t.foreign && t.left <= fewFiles && t.leftBytes <= fewBytes }
-
-// skipped counts what is left out with one name, until it is too much.
-func (t *tree) skipped(host string) error {
-	var root unix.Stat_t
-	if err := unix.Stat(t.root, &root); err != nil {
-		return &os.PathError{Op: "stat", Path: t.root, Err: err}
-	}
-	return filepath.WalkDir(host, func(host string, _ fs.DirEntry, err error) error {
-		var st unix.Stat_t
-		if err != nil || unix.Lstat(host, &st) != nil || st.Dev != root.Dev {
-			t.foreign = true
-		}
-		t.left++
-		t.leftBytes += st.Blocks * 512
-		if !t.few() {
-			return filepath.SkipAll
-		}
-		return nil
-	})
-}
-
-// visit calls fn with everything under a folder that the filter lets stay: with
-// its path from the root, and what lstat says. One filesystem after another is
-// walked through, as EC2's tools do not; proc and sys are left out by the filter.
-func (t *tree) visit(ctx context.Context, f *filter, fn func(name string, st *syscall.Stat_t) error) error {
-	return filepath.WalkDir(t.root, func(host string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
+// visit calls fn with everything under a folder that the filter lets stay. One
+// filesystem after another is walked through, as EC2's tools do not; proc and sys
+// are left out by the filter.
+func (t *tree) visit(ctx context.Context, f *filter, fn func(*place) error) error {
+	return walk(t.root, func(p *place) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		name, err := filepath.Rel(t.root, host)
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // it went meanwhile
-		}
-		if err != nil {
-			return err
-		}
-		if name == "." {
-			info, err = os.Stat(host)
-			if err != nil {
-				return err
-			}
-		}
+		kind, st := p.kind(), &p.st
 		var head func() ([]byte, error)
-		if info.Mode().IsRegular() {
-			head = func() ([]byte, error) { return headOfFile(host) }
+		if kind == unix.S_IFREG {
+			head = p.head
 		}
-		if name != "." {
-			skip, err := f.skips(filepath.ToSlash(name), head)
-			if err != nil {
+		if p.name != "." {
+			if skip, err := f.skips(p.name, head); err != nil {
 				return err
+			} else if skip {
+				return errSkipped
 			}
-			if skip {
-				if t.few() {
-					err = t.skipped(host)
-				}
-				if err == nil && d.IsDir() {
-					err = filepath.SkipDir
-				}
-				return err
-			}
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok {
-			return fmt.Errorf("what %s is cannot be told", host)
 		}
 		if t.files++; t.files > maxMembers {
 			return fmt.Errorf("%w: it has more than %d files", ErrTemplate, maxMembers)
 		}
-		if info.Mode().IsRegular() && st.Nlink == 1 {
-			t.bytes += min((st.Size+fsBlock-1)/fsBlock*fsBlock, st.Blocks*512+fsBlock)
-		} else if info.Mode().IsRegular() {
+		switch {
+		case kind == unix.S_IFREG && st.Nlink == 1:
+			t.bytes += min((st.Size+ext4.Block-1)/ext4.Block*ext4.Block, st.Blocks*512+ext4.Block)
+		case kind == unix.S_IFREG:
 			t.bytes += st.Blocks * 512 / int64(st.Nlink)
-		} else if d.IsDir() {
-			t.bytes += fsBlock
+		case kind == unix.S_IFDIR:
+			t.bytes += ext4.Block
 		}
-		return fn(filepath.ToSlash(name), st)
+		return fn(p)
 	})
 }
 
-func headOfFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
+// plant makes the tree of a filesystem out of the folder. What is in its files is
+// read from in when it is wanted. The root is the system's, whoever has the folder.
+func (t *tree) plant(ctx context.Context, f *filter, in *folders) (*ext4.File, error) {
+	root := &ext4.File{Mode: unix.S_IFDIR | 0o755, Time: epoch}
+	dirs := map[string]*ext4.File{".": root}
+	links := map[[2]uint64]*ext4.File{}
+	err := t.visit(ctx, f, func(p *place) error {
+		kind, st := p.kind(), &p.st
+		if p.name == "." || kind == unix.S_IFSOCK { // on which nobody listens in an image
+			return nil
+		}
+		id := [2]uint64{st.Dev, st.Ino}
+		file := links[id]
+		if file == nil {
+			var err error
+			if file, err = p.plant(in); err != nil {
+				return err
+			}
+			if kind == unix.S_IFDIR {
+				dirs[p.name] = file
+			} else if st.Nlink > 1 {
+				links[id] = file
+			}
+		}
+		above := dirs[path.Dir(p.name)]
+		above.Entries = append(above.Entries, ext4.Entry{Name: p.base, File: file})
+		return nil
+	})
+	return root, err
+}
+
+// plant makes a file of a filesystem.
+func (p *place) plant(in *folders) (f *ext4.File, err error) {
+	st := &p.st
+	f = &ext4.File{
+		Mode: st.Mode, UID: st.Uid, GID: st.Gid, Time: clampTime(time.Unix(st.Mtim.Sec, 0)),
+		Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev),
 	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, peeked))
+	switch p.kind() {
+	case unix.S_IFLNK:
+		f.Target, err = p.target()
+	case unix.S_IFREG:
+		c := newContent(in, p.name, st)
+		f.Size, f.Content = st.Size, c
+		f.Runs, err = c.runs(st)
+	}
+	if err == nil {
+		f.Xattrs, err = p.xattrs()
+	}
+	return f, err
 }
 
 // stageFolder copies a folder's files into the stage.
 func (s *stage) stageFolder(ctx context.Context, t *tree) error {
 	links := map[[2]uint64]string{}
-	return t.visit(ctx, s.filter, func(name string, st *syscall.Stat_t) error {
-		host := filepath.Join(t.root, filepath.FromSlash(name))
+	return t.visit(ctx, s.filter, func(p *place) error {
+		st := &p.st
 		h := &tar.Header{
-			Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid), Size: st.Size,
+			Name: p.name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid), Size: st.Size,
 			ModTime: time.Unix(st.Mtim.Sec, 0), Devmajor: int64(unix.Major(st.Rdev)), Devminor: int64(unix.Minor(st.Rdev)),
 		}
 		var r io.Reader
-		switch st.Mode & unix.S_IFMT {
+		switch p.kind() {
 		case unix.S_IFDIR:
 			h.Typeflag, h.Size = tar.TypeDir, 0
 		case unix.S_IFLNK:
-			to, err := os.Readlink(host)
+			to, err := p.target()
 			if err != nil {
 				return err
 			}
@@ -158,7 +137,7 @@ func (s *stage) stageFolder(ctx context.Context, t *tree) error {
 			h.Typeflag = tar.TypeFifo
 		case unix.S_IFREG:
 			h.Typeflag = tar.TypeReg
-			f, err := os.OpenFile(host, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+			f, err := p.open(unix.O_NONBLOCK)
 			if err != nil {
 				return err
 			}
@@ -168,48 +147,24 @@ func (s *stage) stageFolder(ctx context.Context, t *tree) error {
 			return nil
 		}
 		id := [2]uint64{st.Dev, st.Ino}
-		if first, ok := links[id]; ok && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		if first, ok := links[id]; ok && p.kind() != unix.S_IFDIR {
 			h.Typeflag, h.Linkname = tar.TypeLink, first
 			r = nil
 		} else if st.Nlink > 1 {
-			links[id] = name
+			links[id] = p.name
 		}
 		if h.Typeflag != tar.TypeLink {
-			var err error
-			if h.PAXRecords, err = xattrsOf(host); err != nil {
+			xattrs, err := p.xattrs()
+			if err != nil {
 				return err
+			}
+			h.PAXRecords = map[string]string{}
+			for name, value := range xattrs {
+				h.PAXRecords["SCHILY.xattr."+name] = value
 			}
 		}
 		return s.put(h, r)
 	})
-}
-
-// xattrsOf reads a file's extended attributes in tar's words.
-func xattrsOf(host string) (map[string]string, error) {
-	n, err := unix.Llistxattr(host, nil)
-	if errors.Is(err, unix.ENOTSUP) || err == nil && n == 0 {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, &os.PathError{Op: "listxattr", Path: host, Err: err}
-	}
-	names := make([]byte, n)
-	if n, err = unix.Llistxattr(host, names); err != nil {
-		return nil, &os.PathError{Op: "listxattr", Path: host, Err: err}
-	}
-	all := map[string]string{}
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(names[:n]), "\x00"), "\x00") {
-		value := make([]byte, 64<<10)
-		n, err := unix.Lgetxattr(host, name, value)
-		if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
-			continue
-		}
-		if err != nil {
-			return nil, &os.PathError{Op: "getxattr", Path: host, Err: err}
-		}
-		all["SCHILY.xattr."+name] = string(value[:n])
-	}
-	return all, nil
 }
 
 // stageTar unpacks a tar into the stage. The stream may be no longer than what its
