@@ -52,8 +52,8 @@ func newShape(o Options, inodes int64) (*shape, error) {
 	if ratio <= 0 {
 		ratio = 16384
 	}
-	inodes = max(inodes, s.blocks*Block/ratio)
 	for {
+		inodes := max(inodes, s.blocks*Block/ratio)
 		s.groups = (s.blocks + perGroup - 1) / perGroup
 		if s.groups == 0 {
 			return nil, fmt.Errorf("%w of %d bytes", ErrNoRoom, o.Size)

@@ -36,8 +36,12 @@ func indexes() []struct {
 		prefix string
 		index  byte
 	}{
-		{"system.posix_acl_access", 2}, {"system.posix_acl_default", 3},
-		{"user.", 1}, {"trusted.", 4}, {"security.", 6}, {"system.", 7},
+		{"system.posix_acl_access", 2},
+		{"system.posix_acl_default", 3},
+		{"user.", 1},
+		{"trusted.", 4},
+		{"security.", 6},
+		{"system.", 7},
 	}
 }
 

@@ -1,0 +1,555 @@
+package ext4
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/kamivm/kami/pkg/disk/guestfs"
+	"github.com/kamivm/kami/pkg/qcow2"
+)
+
+// memory is a file's content, which is all zeros but for some pieces.
+type memory struct {
+	size   int64
+	pieces map[int64][]byte
+	opened int
+	fault  error // of Close
+}
+
+func (m *memory) Open() (Reader, error) {
+	m.opened++
+	return m, nil
+}
+
+func (m *memory) Close() error { return m.fault }
+
+func (m *memory) ReadAt(p []byte, off int64) (int, error) {
+	if off+int64(len(p)) > m.size {
+		return 0, io.EOF
+	}
+	clear(p)
+	for at, b := range m.pieces {
+		if at < off+int64(len(p)) && off < at+int64(len(b)) {
+			if at >= off {
+				copy(p[at-off:], b)
+			} else {
+				copy(p, b[off-at:])
+			}
+		}
+	}
+	return len(p), nil
+}
+
+func noise(seed uint64, n int) []byte {
+	r, b := rand.New(rand.NewPCG(seed, 7)), make([]byte, n)
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	return b
+}
+
+// withHoles is a file with data where there are pieces.
+func withHoles(size int64, pieces map[int64][]byte) *File {
+	f := &File{Mode: regular | 0o644, Time: 1_600_000_000, Size: size, Content: &memory{size: size, pieces: pieces}}
+	for at, b := range pieces {
+		f.Runs = append(f.Runs, Run{at, int64(len(b))})
+	}
+	slices.SortFunc(f.Runs, func(a, b Run) int { return int(a.Off - b.Off) })
+	return f
+}
+
+func withBytes(b []byte) *File {
+	if len(b) == 0 {
+		return withHoles(0, nil)
+	}
+	return withHoles(int64(len(b)), map[int64][]byte{0: b})
+}
+
+func withEntries(entries ...Entry) *File {
+	return &File{Mode: folder | 0o755, Time: 1_600_000_000, Entries: entries}
+}
+
+func options(size int64) Options {
+	o := Options{Size: size, Label: "label", Time: 1_700_000_000}
+	copy(o.UUID[:], "sixteen bytes ok")
+	copy(o.HashSeed[:], "sixteen bytes ok")
+	return o
+}
+
+// made writes a filesystem to a file and has e2fsck look at it.
+func made(t testing.TB, root *File, o Options) (file string) {
+	t.Helper()
+	img, err := New(root, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(t.TempDir(), "img"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := qcow2.WriteRaw(t.Context(), f, img, func(int64) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := img.Close(); err != nil {
+		t.Error(err)
+	}
+	run(t, "e2fsck", "-fn", f.Name())
+	return f.Name()
+}
+
+func run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "/sbin/"+name, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+	}
+	return string(out)
+}
+
+// same compares a filesystem with the tree that it was made of.
+func same(t testing.TB, file string, root *File) {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fsys, err := guestfs.Open(t.Context(), f, st.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameUnder(t, fsys, "/", root)
+}
+
+func sameUnder(t testing.TB, fsys *guestfs.FS, name string, f *File) {
+	t.Helper()
+	switch f.kind() {
+	case folder:
+		got, err := fsys.ReadDir(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want []string
+		for _, e := range f.Entries {
+			want = append(want, e.Name)
+			if len(f.Entries) > 1000 {
+				continue // a search in it takes long
+			}
+			sameUnder(t, fsys, path.Join(name, e.Name), e.File)
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: got %d names, want %d", name, len(got), len(want))
+		}
+	case regular:
+		file, err := fsys.Open(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if file.Size() != f.Size {
+			t.Fatalf("%s: got %d bytes, want %d", name, file.Size(), f.Size)
+		}
+		got, want := make([]byte, 1<<20), make([]byte, 1<<20)
+		for off := int64(0); off < f.Size; off += int64(len(got)) {
+			n := min(int64(len(got)), f.Size-off)
+			if err := file.ReadAt(t.Context(), got[:n], off); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.Content.(*memory).ReadAt(want[:n], off); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got[:n], want[:n]) {
+				t.Fatalf("%s: other bytes at %d and on", name, off)
+			}
+		}
+	}
+}
+
+// everything has a file of each kind and with each that changes how it is kept.
+func everything() *File {
+	twice := withBytes(noise(1, 5000))
+	few := withBytes([]byte("few"))
+	few.Xattrs = map[string]string{"user.a": "b", "security.capability": strings.Repeat("c", 20)}
+	many := withBytes([]byte("many"))
+	many.Xattrs = map[string]string{"user.long": strings.Repeat("l", 3000), "user.empty": "", "trusted.x": "odd", "user.a": "1"}
+	listed := withBytes([]byte("listed"))
+	listed.Xattrs = map[string]string{"system.posix_acl_access": "\x02\x00\x00\x00" +
+		"\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x04\x00\x21\x00\x00\x00\x04\x00\x04\x00\xff\xff\xff\xff\x10\x00\x04\x00\xff\xff\xff\xff\x20\x00\x00\x00\xff\xff\xff\xff"}
+	owned := withBytes(nil)
+	owned.Mode, owned.UID, owned.GID, owned.Time = regular|0o4751, 70000, 100, 2_200_000_000
+	device := func(mode, major, minor uint32) *File { return &File{Mode: mode, Major: major, Minor: minor} }
+	link := func(to string) *File { return &File{Mode: symlink | 0o777, Target: to} }
+	return withEntries(
+		Entry{"acl", listed}, Entry{"big device", device(block|0o660, 259, 70000)}, Entry{"device", device(char|0o666, 1, 3)},
+		Entry{"empty", withEntries()}, Entry{"few", few}, Entry{"fifo", device(fifo|0o600, 0, 0)},
+		Entry{"link", link("few")}, Entry{"link59", link(strings.Repeat("x", 59))}, Entry{"link60", link(strings.Repeat("x", 60))},
+		Entry{"link4095", link(strings.Repeat("x/", 2047) + "x")}, Entry{"many", many},
+		Entry{"new\nline \"and\" quotes", withBytes([]byte("n"))}, Entry{"owned", owned},
+		Entry{"sub", withEntries(Entry{"twice", twice}, Entry{strings.Repeat("n", 255), withBytes([]byte("long"))})},
+		Entry{"twice", twice}, Entry{"zz", withEntries(Entry{"again", twice}, Entry{"after", withBytes(noise(2, 4096))})},
+	)
+}
+
+func TestKinds(t *testing.T) {
+	root := everything()
+	file := made(t, root, options(64<<20))
+	same(t, file, root)
+	for command, want := range map[string]string{
+		"stat acl":                              `Mode:  0644`,
+		`stat "big device"`:                     `Type: block special    Mode:  0660[\s\S]*major/minor number: 259:70000`,
+		"stat device":                           `Type: character special    Mode:  0666[\s\S]*major/minor number: 01:03`,
+		"stat fifo":                             `Type: FIFO    Mode:  0600`,
+		"stat link":                             `Fast link dest: "few"`,
+		"stat link59":                           `Fast link dest: "x{59}"`,
+		"cat link60":                            `\nx{60}$`,
+		"cat link4095":                          `\n(x/)+x$`,
+		"stat owned":                            `Mode:  04751[\s\S]*User: 70000   Group:   100 [\s\S]*mtime: 0x83215600:00000001[\s\S]*crtime: 0x83215600:00000001`,
+		"stat twice":                            `Links: 3 `,
+		"stat empty":                            `Links: 2 `,
+		"stat /":                                `Mode:  0755[\s\S]*Links: 6 `,
+		"stat lost+found":                       `Inode: 11 [\s\S]*Mode:  0700[\s\S]*Size: 16384`,
+		"ea_list few":                           `user.a \(1\) = "b"\s+security.capability \(20\)`,
+		"ea_list many":                          `user.a \(1\) = "1"[\s\S]*trusted.x \(3\) = "odd"`,
+		"ea_get many user.long":                 `\(3000\) = "l{1000}`,
+		"ea_get many user.empty":                `\(0\)`,
+		"ea_get -x acl system.posix_acl_access": `\(44\) = 02 00 00 00 01 00 06 00 .. .. .. .. 02 00 04 00 21 00 00 00 `,
+	} {
+		if got := run(t, "debugfs", "-R", command, file); !regexp.MustCompile(want).MatchString(got) {
+			t.Errorf("%s: got\n%.1500s\nwant %s", command, got, want)
+		}
+	}
+	got := run(t, "dumpe2fs", "-h", file)
+	for _, want := range []string{"volume name:   label", "73697874-6565-6e20-6279-746573206f6b", "resize_inode dir_index filetype extent 64bit flex_bg", "metadata_csum", "Journal size:"} {
+		if !strings.Contains(strings.ReplaceAll(got, "Total journal size", "Journal size"), want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}
+
+// TestRdump: another reader finds the same files.
+func TestRdump(t *testing.T) {
+	root := everything()
+	file, out := made(t, root, options(64<<20)), t.TempDir()
+	run(t, "debugfs", "-R", "rdump / "+out, file)
+	var walk func(dir string, f *File)
+	walk = func(dir string, f *File) {
+		for _, e := range f.Entries {
+			name := filepath.Join(dir, e.Name)
+			switch e.File.kind() {
+			case folder:
+				walk(name, e.File)
+			case symlink:
+				if to, err := os.Readlink(name); err != nil || to != e.File.Target {
+					t.Errorf("%s: got %.20q, %v", e.Name, to, err)
+				}
+			case regular:
+				want := make([]byte, e.File.Size)
+				if _, err := e.File.Content.(*memory).ReadAt(want, 0); err != nil {
+					t.Fatal(err)
+				}
+				if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, want) {
+					t.Errorf("%s: got %d bytes, %v", e.Name, len(got), err)
+				}
+			}
+		}
+	}
+	walk(out, root)
+}
+
+func TestFolders(t *testing.T) {
+	var wide []Entry
+	for i := range 20_000 {
+		wide = append(wide, Entry{fmt.Sprintf("a file with a longish name %05d", i), withBytes(nil)})
+	}
+	deep := withEntries(Entry{"end", withBytes([]byte("end"))})
+	for range 300 {
+		deep = withEntries(Entry{"d", deep})
+	}
+	var exact []Entry // a block and no byte more: 4084 = 12+12 + 20*203
+	for i := range 203 {
+		exact = append(exact, Entry{fmt.Sprintf("%012d", i), withBytes(nil)})
+	}
+	root := withEntries(Entry{"deep", deep}, Entry{"exact", withEntries(exact...)}, Entry{"wide", withEntries(wide...)})
+	file := made(t, root, options(512<<20))
+	same(t, file, root)
+	if got := run(t, "debugfs", "-R", "stat exact", file); !strings.Contains(got, "Size: 4096") {
+		t.Errorf("got\n%s", got)
+	}
+}
+
+// TestManyFolders: one has more of them than its count of links can say.
+func TestManyFolders(t *testing.T) {
+	var all []Entry
+	for i := range 65_100 {
+		all = append(all, Entry{fmt.Sprint(i), withEntries()})
+	}
+	file := made(t, withEntries(Entry{"all", withEntries(all...)}), options(512<<20))
+	if got := run(t, "debugfs", "-R", "stat all", file); !strings.Contains(got, "Links: 1 ") {
+		t.Errorf("got\n%s", got)
+	}
+}
+
+func TestHoles(t *testing.T) {
+	every := func(n int, block []byte) map[int64][]byte {
+		all := map[int64][]byte{}
+		for i := range n {
+			all[int64(i)*3*Block] = block
+		}
+		return all
+	}
+	block := noise(3, Block)
+	for name, c := range map[string]struct {
+		f     *File
+		depth string
+	}{
+		"four":       {withHoles(1<<20, every(4, block)), "(0)"},
+		"five":       {withHoles(1<<20, every(5, block)), "ETB0"},
+		"one node":   {withHoles(8<<20, every(340, block)), "ETB0"},
+		"two":        {withHoles(8<<20, every(341, block)), "ETB0"},
+		"two levels": {withHoles(32<<20, every(1361, block)), "ETB1"},
+		"a gigabyte": {withHoles(1<<30, map[int64][]byte{4096: []byte("x"), 500<<20 + 17: noise(4, 70_000), 1<<30 - 1: {1}}), "(1)"},
+		"all holes":  {withHoles(5<<30, nil), ""},
+		"crooked":    {withHoles(70_000, map[int64][]byte{10: []byte("a"), 4000: noise(5, 200), 5000: []byte("b"), 69_999: []byte("c")}), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := withEntries(Entry{"after", withBytes(noise(6, 9000))}, Entry{"f", c.f})
+			file := made(t, root, options(64<<20))
+			if c.f.Size < 5<<30 {
+				same(t, file, root)
+			}
+			if got := run(t, "debugfs", "-R", "stat f", file); !strings.Contains(got, c.depth) {
+				t.Errorf("got\n%.2000s\nwant %s", got, c.depth)
+			}
+		})
+	}
+}
+
+// TestSizes: filesystems with every shape of their groups.
+func TestSizes(t *testing.T) {
+	for _, size := range []int64{
+		2 << 20, 5<<20 + 1234, 8 << 20, 64 << 20, 128<<20 + 4096, 130 << 20, 768 << 20, 2<<30 + 40<<20, 10<<30 + 5<<20, 70 << 30, 300 << 30,
+	} {
+		for _, ratio := range []int64{4096, 65536} {
+			root := withEntries(Entry{"a", withBytes(noise(1, 100_000))}, Entry{"b", withEntries(Entry{"c", withBytes([]byte("c"))})})
+			o := options(size)
+			o.BytesPerInode = ratio
+			if size > 20<<30 && ratio < 65536 {
+				continue
+			}
+			same(t, made(t, root, o), root)
+		}
+	}
+}
+
+// TestAcrossCopies: a file goes around the copies of the superblock, and fills what
+// there is to the last block.
+func TestAcrossCopies(t *testing.T) {
+	root := withEntries(Entry{"large", withBytes(bytes.Repeat(noise(1, 1<<20), 700))}, Entry{"small", withBytes([]byte("s"))})
+	file := made(t, root, options(1<<30))
+	same(t, file, root)
+	if err := os.Truncate(file, 5<<30); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "resize2fs", file)
+	run(t, "e2fsck", "-fn", file)
+	same(t, file, root)
+}
+
+// TestGrows: the room for growing is where resize2fs wants it.
+func TestGrows(t *testing.T) {
+	root := everything()
+	file := made(t, root, options(64<<20))
+	for _, size := range []int64{200 << 20, 3 << 30, 20 << 30} {
+		if err := os.Truncate(file, size); err != nil {
+			t.Fatal(err)
+		}
+		run(t, "resize2fs", file)
+		run(t, "e2fsck", "-fn", file)
+	}
+	same(t, file, root)
+}
+
+// TestReadsAnyhow: the same tree gives the same bytes, however they are read, and
+// zeros where it says so.
+func TestReadsAnyhow(t *testing.T) {
+	whole := func() *Image {
+		root := everything()
+		root.Entries = append(root.Entries, Entry{"zzz", withHoles(1<<20, map[int64][]byte{5000: noise(1, 100_000), 500_000: noise(2, 9)})})
+		img, err := New(root, options(20<<20+777))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return img
+	}
+	img := whole()
+	want := make([]byte, img.Size())
+	if n, err := img.ReadAt(want, 0); err != nil || n != len(want) {
+		t.Fatal(n, err)
+	}
+	img, r := whole(), rand.New(rand.NewPCG(1, 2))
+	for range 3000 {
+		off := r.Int64N(img.Size())
+		got := make([]byte, r.Int64N(20_000))
+		n, err := img.ReadAt(got, off)
+		if err != nil && (!errors.Is(err, io.EOF) || int64(n) != img.Size()-off) {
+			t.Fatal(n, err)
+		}
+		if !bytes.Equal(got[:n], want[off:off+int64(n)]) {
+			t.Fatalf("other bytes at %d+%d", off, n)
+		}
+		next := off
+		err = img.Extents(t.Context(), off, int64(n), func(at, length int64, state qcow2.ExtentState) error {
+			if at != next || length <= 0 {
+				t.Fatalf("got %d+%d behind %d", at, length, next)
+			}
+			next += length
+			if state == qcow2.Zero && len(bytes.Trim(want[at:at+length], "\x00")) > 0 {
+				t.Fatalf("no zeros at %d+%d", at, length)
+			}
+			return nil
+		})
+		if err != nil || next != off+int64(n) {
+			t.Fatal(next, err)
+		}
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	attributes := withBytes(nil)
+	attributes.Xattrs = map[string]string{"user.a": strings.Repeat("a", 4090)}
+	acl := withBytes(nil)
+	acl.Xattrs = map[string]string{"system.posix_acl_access": "short"}
+	names := withBytes(nil)
+	var many []Entry
+	for i := range 65_001 {
+		many = append(many, Entry{fmt.Sprint(i), names})
+	}
+	var inodes []Entry
+	for i := range 33_000 {
+		inodes = append(inodes, Entry{fmt.Sprint(i), withBytes(nil)})
+	}
+	for name, c := range map[string]struct {
+		root *File
+		size int64
+		want error
+	}{
+		"no folder":     {withBytes(nil), 64 << 20, ErrUnfit},
+		"no name":       {withEntries(Entry{"", withBytes(nil)}), 64 << 20, ErrUnfit},
+		"a path":        {withEntries(Entry{"a/b", withBytes(nil)}), 64 << 20, ErrUnfit},
+		"dots":          {withEntries(Entry{"..", withBytes(nil)}), 64 << 20, ErrUnfit},
+		"a long name":   {withEntries(Entry{strings.Repeat("n", 256), withBytes(nil)}), 64 << 20, ErrUnfit},
+		"attributes":    {withEntries(Entry{"a", attributes}), 64 << 20, ErrUnfit},
+		"acl":           {withEntries(Entry{"a", acl}), 64 << 20, ErrUnfit},
+		"links":         {withEntries(many...), 64 << 20, ErrUnfit},
+		"a long target": {withEntries(Entry{"a", &File{Mode: symlink, Target: strings.Repeat("t", 4096)}}), 64 << 20, ErrUnfit},
+		"no target":     {withEntries(Entry{"a", &File{Mode: symlink}}), 64 << 20, ErrUnfit},
+		"no kind":       {withEntries(Entry{"a", &File{}}), 64 << 20, ErrUnfit},
+		"too large":     {withEntries(Entry{"a", withBytes(make([]byte, 10<<20))}), 10 << 20, ErrNoRoom},
+		"no inodes":     {withEntries(inodes...), 64 << 20, ErrNoRoom},
+		"tiny":          {withEntries(), 40 << 10, ErrNoRoom},
+		"nothing":       {withEntries(), 100, ErrNoRoom},
+		"huge":          {withEntries(), 1 << 45, ErrUnfit},
+	} {
+		if _, err := New(c.root, options(c.size)); !errors.Is(err, c.want) {
+			t.Errorf("%s: got %v, want %v", name, err, c.want)
+		}
+	}
+}
+
+// TestChanges: what a file says of itself when it is read counts.
+func TestChanges(t *testing.T) {
+	gone := errors.New("it has changed")
+	for name, change := range map[string]func(*memory){
+		"shorter":   func(m *memory) { m.size = 10 },
+		"otherwise": func(m *memory) { m.fault = gone },
+	} {
+		a := withBytes(noise(1, 5000))
+		img, err := New(withEntries(Entry{"a", a}), options(10<<20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := a.Content.(*memory)
+		change(m)
+		if _, err := img.ReadAt(make([]byte, img.Size()), 0); !errors.Is(err, gone) && !errors.Is(err, io.EOF) || m.opened != 1 {
+			t.Errorf("%s: got %v after %d times", name, err, m.opened)
+		}
+	}
+}
+
+// random is a tree made by chance.
+func random(r *rand.Rand, depth int) *File {
+	root := withEntries()
+	var files []*File
+	for i := range r.IntN(30) {
+		var f *File
+		switch k := r.IntN(12); {
+		case k < 2 && depth > 0:
+			f = random(r, depth-1)
+		case k == 2:
+			f = &File{Mode: symlink | 0o777, Target: strings.Repeat("t", 1+r.IntN(4095))}
+		case k == 3:
+			f = &File{Mode: []uint32{char, block, fifo, socket}[r.IntN(4)] | r.Uint32N(0o10000), Major: r.Uint32N(4096), Minor: r.Uint32N(1 << 20)}
+		case k == 4 && len(files) > 0:
+			f = files[r.IntN(len(files))]
+		case k == 5:
+			pieces, at := map[int64][]byte{}, int64(0)
+			for range r.IntN(400) {
+				at += r.Int64N(20_000)
+				b := noise(r.Uint64(), 1+r.IntN(6000))
+				pieces[at] = b
+				at += int64(len(b))
+			}
+			f = withHoles(at+r.Int64N(1<<20), pieces)
+			files = append(files, f)
+		default:
+			f = withBytes(noise(r.Uint64(), r.IntN(1<<r.IntN(18))))
+			files = append(files, f)
+		}
+		f.UID, f.GID, f.Time = r.Uint32(), r.Uint32(), r.Int64N(1<<34-1<<31)
+		if f.Mode&kindMask != symlink {
+			f.Xattrs = map[string]string{}
+			for range r.IntN(3) {
+				f.Xattrs["user."+strings.Repeat("n", 1+r.IntN(20))] = string(noise(r.Uint64(), r.IntN(1<<r.IntN(11))))
+			}
+		}
+		root.Entries = append(root.Entries, Entry{fmt.Sprint(i, strings.Repeat("x", r.IntN(200))), f})
+	}
+	return root
+}
+
+// FuzzTree: every tree that fits becomes a sound filesystem with the same files.
+func FuzzTree(f *testing.F) {
+	for seed := range uint64(12) {
+		f.Add(seed, uint16(seed*23), uint16(1+seed*7))
+	}
+	f.Fuzz(func(t *testing.T, seed uint64, megabytes, ratio uint16) {
+		root := random(rand.New(rand.NewPCG(seed, 3)), 3)
+		o := options(int64(megabytes)<<20 + int64(seed%9999))
+		o.BytesPerInode = int64(ratio) << 10
+		if _, err := New(root, o); errors.Is(err, ErrNoRoom) {
+			return
+		}
+		root = random(rand.New(rand.NewPCG(seed, 3)), 3)
+		same(t, made(t, root, o), root)
+	})
+}
