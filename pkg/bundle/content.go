@@ -28,7 +28,7 @@ func newContent(in *folders, name string, st *unix.Stat_t) *content {
 }
 
 func (c *content) fault(op string, err error) error {
-	return &os.PathError{Op: op, Path: filepath.Join(c.in.root, filepath.FromSlash(c.name)), Err: err}
+	return fmt.Errorf("%w: %w", ErrTemplate, &os.PathError{Op: op, Path: filepath.Join(c.in.root, filepath.FromSlash(c.name)), Err: err})
 }
 
 // Open opens the file, which must be the one that was seen.
@@ -42,7 +42,7 @@ func (c *content) Open() (ext4.Reader, error) {
 	}
 	r := &contentReader{c, fd}
 	if err := r.check(); err != nil {
-		unix.Close(fd) //nolint:errcheck // nothing was written
+		unix.Close(fd) // nothing was written
 		return nil, err
 	}
 	return r, nil
@@ -128,7 +128,7 @@ func (r *contentReader) Close() error {
 		return nil
 	}
 	err := r.check()
-	unix.Close(r.fd) //nolint:errcheck // nothing was written
+	unix.Close(r.fd) // nothing was written
 	r.fd = -1
 	return err
 }

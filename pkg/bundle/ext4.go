@@ -59,13 +59,17 @@ func label(name string) string {
 	return name
 }
 
-// mounted gives a root the folders that a guest mounts on, or needs to be there.
-func mounted(root *ext4.File) {
+// mounted gives a root the folders that a guest mounts on, or needs to be there,
+// and says how many it had not.
+func mounted(root *ext4.File) (more int) {
 	for _, name := range emptied() {
 		if !slices.ContainsFunc(root.Entries, func(e ext4.Entry) bool { return e.Name == name }) {
 			root.Entries = append(root.Entries, ext4.Entry{Name: name, File: &ext4.File{Mode: unix.S_IFDIR | permOf(name), Time: epoch}})
+			more++
 		}
 	}
+	slices.SortFunc(root.Entries, func(a, b ext4.Entry) int { return strings.Compare(a.Name, b.Name) })
+	return more
 }
 
 // image makes the filesystem of a staged tree, which is read from in.

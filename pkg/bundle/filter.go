@@ -178,9 +178,6 @@ func matches(list []pattern, name string) bool {
 // peeked is how much of a file is looked at for a private key, in bytes.
 const peeked = 1 << 20
 
-// forget begins to count anew.
-func (f *filter) forget() { f.left, f.gone = Left{}, map[string]bool{} }
-
 // skips says whether a file is left out, by its clean path from the root. head
 // returns its first bytes, at most peeked, where they have to be seen; nil is for
 // what is no regular file.

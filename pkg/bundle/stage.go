@@ -197,9 +197,6 @@ func newEntry(name string, kind byte, h *tar.Header) (*entry, error) {
 		if h.Devmajor < 0 || h.Devmajor > 0xfff || h.Devminor < 0 || h.Devminor > 0xfffff {
 			return nil, fmt.Errorf("is the device %d:%d", h.Devmajor, h.Devminor)
 		}
-		if strings.ContainsFunc(name, func(c rune) bool { return control(c) || c == '"' }) {
-			return nil, errors.New("is a device with such a name")
-		}
 		e.major, e.minor = uint32(h.Devmajor), uint32(h.Devminor)
 	}
 	size := 0

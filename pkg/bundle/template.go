@@ -149,7 +149,7 @@ func (o *packing) folder(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	mounted(root)
+	t.files += mounted(root)
 	return o.take(o.filesystem(o.Path, t.bytes, t.files).make(root))
 }
 

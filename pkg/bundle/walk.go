@@ -198,7 +198,7 @@ func (d *folders) open(name string) (int, error) {
 // keep closes all but the first n folders under the root.
 func (d *folders) keep(n int) {
 	for _, fd := range d.fds[n+1:] {
-		unix.Close(fd) //nolint:errcheck // nothing was written
+		unix.Close(fd) // nothing was written
 	}
 	d.way, d.fds = d.way[:n], d.fds[:n+1]
 }

@@ -79,6 +79,10 @@ func bundleError(err error, location, address string) error {
 	case errors.Is(err, bundle.ErrBadAddress):
 		return e(ami.CodeInvalidParameterValue, "%w.", err).
 			WithHint("A bundle's location is BUCKET/NAME, such as images/web-1.")
+	case errors.Is(err, bundle.ErrTemplate): // found out while it was packed
+		why := strings.TrimPrefix(err.Error(), bundle.ErrTemplate.Error()+": ")
+		return e(ami.CodeInvalidParameterValue, "What was to become the bundle %q cannot be packed: %s.", location, why).
+			WithHint("A tree must not change while it is packed: stop what writes to it, or pack a copy of it.")
 	case errors.Is(err, bundle.ErrInUse):
 		return e(ami.CodeBundlingInProgress, "%w.", err).WithHint("Try again when that has ended.")
 	case errors.Is(err, bundle.ErrBadKey):

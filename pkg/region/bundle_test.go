@@ -216,6 +216,7 @@ func TestBundleErrorCodes(t *testing.T) {
 		bundle.ErrUntrusted: ami.CodeAuthFailure,
 		bundle.ErrChunk:     ami.CodeInvalidManifest,
 		bundle.ErrBadKey:    ami.CodeInvalidKeyFormat,
+		bundle.ErrTemplate:  ami.CodeInvalidParameterValue,
 	} {
 		err := bundleError(fmt.Errorf("the store: %w", from), "b/x", "file:///b")
 		wantCode(t, err, want)
