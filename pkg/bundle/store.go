@@ -54,8 +54,13 @@ type storeSink struct {
 	pool   *sync.Pool // of *compressor
 }
 
-func (s storeSink) has(ctx context.Context, id chunkID) (bool, error) {
-	info, err := s.store.Stat(ctx, chunkName(s.bucket, id))
+// stater is who knows whether an object is there.
+type stater interface {
+	Stat(ctx context.Context, name string) (object.Info, error)
+}
+
+func (s storeSink) has(ctx context.Context, in stater, id chunkID) (bool, error) {
+	info, err := in.Stat(ctx, chunkName(s.bucket, id))
 	if errors.Is(err, object.ErrNotFound) {
 		return false, nil
 	}
@@ -74,7 +79,7 @@ func (s storeSink) packed(plain []byte, fn func([]byte) error) (int64, error) {
 }
 
 func (s storeSink) put(ctx context.Context, id chunkID, plain []byte) (int64, error) {
-	if there, err := s.has(ctx, id); err != nil || there {
+	if there, err := s.has(ctx, s.store, id); err != nil || there {
 		return 0, err
 	}
 	return s.send(ctx, id, plain)
@@ -103,7 +108,7 @@ type batchSink struct {
 const stretch = 48 << 20
 
 func (s *batchSink) put(ctx context.Context, id chunkID, plain []byte) (int64, error) {
-	if there, err := s.has(ctx, id); err != nil || there {
+	if there, err := s.has(ctx, s.batch, id); err != nil || there {
 		return 0, err
 	}
 	return s.send(ctx, id, plain)

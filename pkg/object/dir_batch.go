@@ -26,13 +26,13 @@ type Batch struct {
 	scratch *os.File          // the folder with what is not there yet
 	temps   map[string]string // in it, by the object's name
 
-	placing sync.Mutex          // held by Commit
-	folders map[string]*os.Root // two above an object: bucket/chunks of chunks
+	placing sync.Mutex // held by Commit
+	shelves map[string]*shelf
 }
 
 // Batch begins a batch. The caller ends it with Discard, also after Commit.
 func (d *Dir) Batch() *Batch {
-	return &Batch{dir: d, temps: map[string]string{}, folders: map[string]*os.Root{}}
+	return &Batch{dir: d, temps: map[string]string{}, shelves: map[string]*shelf{}}
 }
 
 // open returns the folder to write to, and a name in it.
@@ -62,10 +62,15 @@ func (b *Batch) Put(ctx context.Context, name string, data []byte) error {
 	if err != nil {
 		return dirError(&os.PathError{Op: "open", Path: temp, Err: err}, name)
 	}
-	f := os.NewFile(uintptr(fd), temp)
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return dirError(err, name) // what was written goes with its folder
+	for err == nil && len(data) > 0 {
+		var n int
+		if n, err = unix.Write(fd, data); errors.Is(err, unix.EINTR) {
+			err = nil
+		}
+		data = data[max(n, 0):]
+	}
+	if err = errors.Join(err, unix.Close(fd)); err != nil {
+		return dirError(&os.PathError{Op: "write", Path: temp, Err: err}, name) // what was written goes with its folder
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -104,20 +109,18 @@ func (b *Batch) Commit(ctx context.Context) error {
 
 // place gives a file its name. No link on the way is followed out of the store.
 func (b *Batch) place(temp, name string) error {
-	above, folder := path.Split(path.Dir(name))
-	root, err := b.folder(path.Clean(above))
-	if err != nil {
-		return err
-	}
-	to, err := openFolder(root, folder)
-	// It may go with another object while this one comes.
-	for try := 0; err == nil && try < 100; try++ {
-		err = unix.Renameat(int(b.scratch.Fd()), temp, int(to.Fd()), path.Base(name))
-		to.Close()
-		if !errors.Is(err, fs.ErrNotExist) {
+	above, folder, base := onShelf(name)
+	var err error
+	// Its folder, or the shelf, may go with another object while this one comes.
+	for range 100 {
+		var s *shelf
+		if s, err = b.shelf(above, true); err != nil {
+			return err
+		}
+		if err = s.place(b.scratch, temp, folder, base); !errors.Is(err, fs.ErrNotExist) {
 			break
 		}
-		to, err = openFolder(root, folder)
+		b.drop(above)
 	}
 	if err != nil {
 		return fmt.Errorf("placing it: %w", err)
@@ -125,35 +128,51 @@ func (b *Batch) place(temp, name string) error {
 	return nil
 }
 
-// folder opens a folder of the store once, and makes it.
-func (b *Batch) folder(name string) (*os.Root, error) {
-	if r := b.folders[name]; r != nil {
-		return r, nil
+// shelf opens a folder of the store once, and makes it if it is to.
+func (b *Batch) shelf(name string, make bool) (*shelf, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.shelves[name]; s != nil {
+		return s, nil
 	}
 	root, err := b.dir.open()
 	if err != nil {
 		return nil, err
 	}
-	if err := root.MkdirAll(name, 0o755); err != nil {
-		return nil, err
-	}
-	r, err := root.OpenRoot(name)
-	if err == nil {
-		b.folders[name] = r
-	}
-	return r, err
-}
-
-// openFolder opens a folder in another one, and makes it.
-func openFolder(in *os.Root, name string) (*os.File, error) {
-	f, err := in.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY, 0)
-	for try := 0; errors.Is(err, fs.ErrNotExist) && try < 100; try++ {
-		if err := in.Mkdir(name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if make {
+		if err := root.MkdirAll(name, 0o755); err != nil {
 			return nil, err
 		}
-		f, err = in.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	}
-	return f, err
+	s, err := openShelf(root, name)
+	if err == nil {
+		b.shelves[name] = s
+	}
+	return s, err
+}
+
+func (b *Batch) drop(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.shelves[name].dir.Close()
+	delete(b.shelves, name)
+}
+
+// Stat is the store's, but for what is in no folder that was there when the batch
+// has first looked: that is not found, though another may have put it there since.
+func (b *Batch) Stat(ctx context.Context, name string) (Info, error) {
+	if err := errors.Join(CheckName(name), ctx.Err()); err != nil {
+		return Info{}, err
+	}
+	above, folder, _ := onShelf(name)
+	s, err := b.shelf(above, false)
+	if err != nil {
+		return Info{}, b.dir.notFound(err, name)
+	}
+	if !s.has(folder) {
+		return Info{}, b.dir.notFound(fs.ErrNotExist, name)
+	}
+	return b.dir.Stat(ctx, name)
 }
 
 // sync writes out the whole filesystem: once is cheaper than each file by itself.
@@ -173,8 +192,8 @@ func (b *Batch) Discard() {
 		b.scratch.Close()
 		b.scratch = nil
 	}
-	for name, r := range b.folders {
-		r.Close()
-		delete(b.folders, name)
+	for name, s := range b.shelves {
+		s.dir.Close()
+		delete(b.shelves, name)
 	}
 }

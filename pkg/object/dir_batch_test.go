@@ -1,6 +1,7 @@
 package object_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -104,5 +105,64 @@ func TestBatchFollowsNoLinks(t *testing.T) {
 	}
 	if left, err := os.ReadDir(out); err != nil || len(left) > 0 {
 		t.Errorf("outside are %v, %v", left, err)
+	}
+}
+
+// TestBatchBesideOthers: what others make and delete meanwhile is right in the end.
+func TestBatchBesideOthers(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "objects")
+	d, err := object.OpenDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	b := d.Batch()
+	defer b.Discard()
+	put := func(name string) {
+		t.Helper()
+		if err := b.Put(t.Context(), name, []byte(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there := func(name string, want bool) {
+		t.Helper()
+		for what, stat := range map[string]func() (object.Info, error){
+			"the batch": func() (object.Info, error) { return b.Stat(t.Context(), name) },
+			"the store": func() (object.Info, error) { return d.Stat(t.Context(), name) },
+		} {
+			if _, err := stat(); (err == nil) != want || err != nil && !errors.Is(err, object.ErrNotFound) {
+				t.Errorf("%s in %s: got %v, want it there: %v", name, what, err, want)
+			}
+		}
+	}
+	there("b/chunks/ab/1", false)
+	put("b/chunks/ab/1")
+	if err := b.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	there("b/chunks/ab/1", true)
+	for name, others := range map[string]func() error{
+		"the folder goes": func() error { return os.RemoveAll(filepath.Join(dir, "b/chunks/ab")) },
+		"all of them go":  func() error { return os.RemoveAll(filepath.Join(dir, "b")) },
+		"a folder comes":  func() error { return os.Mkdir(filepath.Join(dir, "b/chunks/cd"), 0o755) },
+		"they go and come": func() error {
+			return errors.Join(os.RemoveAll(filepath.Join(dir, "b")), os.MkdirAll(filepath.Join(dir, "b/chunks"), 0o755))
+		},
+		"the object is there": func() error { return nil },
+	} {
+		put("b/chunks/ab/1")
+		put("b/chunks/cd/1")
+		if err := others(); err != nil && !os.IsExist(err) {
+			t.Fatal(err)
+		}
+		if err := b.Commit(t.Context()); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		there("b/chunks/ab/1", true)
+		there("b/chunks/cd/1", true)
+		if err := d.Delete(t.Context(), "b/chunks/cd/1"); err != nil {
+			t.Fatal(err)
+		}
+		there("b/chunks/cd/1", false)
 	}
 }
