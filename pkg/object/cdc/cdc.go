@@ -64,19 +64,36 @@ func (s Sizes) Cut(b []byte) int {
 	// The upper bits have seen the most bytes.
 	n := bits.TrailingZeros(uint(s.Avg))
 	hard, easy := ^uint64(0)<<(64-n-normal), ^uint64(0)<<(64-n+normal)
-	hash := uint64(0)
-	i, mid := s.Min, min(s.Avg, len(b))
-	for ; i < mid; i++ {
-		if hash = hash<<1 + gear[b[i]]; hash&hard == 0 {
-			return i + 1
+	mid := min(s.Avg, len(b))
+	hash, i := seek(b[:mid], s.Min, 0, hard)
+	if i <= mid {
+		return i
+	}
+	_, i = seek(b, mid, hash, easy)
+	return min(i, len(b))
+}
+
+// seek goes on with a hash from b's byte i, and returns it and the length up to the
+// first byte after which none of its bits is in the mask; more than b's for none. It
+// takes two bytes a step: what a step waits for is the last one's hash.
+func seek(b []byte, i int, hash, mask uint64) (uint64, int) {
+	for ; i+1 < len(b); i += 2 {
+		first := gear[b[i]]
+		one := hash<<1 + first
+		hash = hash<<2 + (first<<1 + gear[b[i+1]])
+		if one&mask == 0 {
+			return one, i + 1
+		}
+		if hash&mask == 0 {
+			return hash, i + 2
 		}
 	}
-	for ; i < len(b); i++ {
-		if hash = hash<<1 + gear[b[i]]; hash&easy == 0 {
-			return i + 1
+	if i < len(b) {
+		if hash = hash<<1 + gear[b[i]]; hash&mask == 0 {
+			return hash, i + 1
 		}
 	}
-	return len(b)
+	return hash, len(b) + 1
 }
 
 // Chunker cuts what a reader gives.
