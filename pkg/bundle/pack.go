@@ -24,6 +24,10 @@ type sink interface {
 	put(ctx context.Context, id chunkID, plain []byte) (int64, error)
 }
 
+// ender is a sink that is told when all chunks were put, while the blob's digest may
+// take a little longer.
+type ender interface{ end(ctx context.Context) }
+
 // Packed says what packing a blob did.
 type Packed struct {
 	Chunks      int   `json:"Chunks"`      // of the blob
@@ -65,8 +69,16 @@ func pack(ctx context.Context, src qcow2.Source, to sink, sizes ChunkSizes, prog
 		sum = p.hash(hash)
 		return nil
 	})
+	var left atomic.Int32
+	left.Store(int32(workers()))
 	for range workers() {
-		g.Go(func() error { return p.work(gctx, work) })
+		g.Go(func() error {
+			err := p.work(gctx, work)
+			if e, ok := to.(ender); left.Add(-1) == 0 && ok && gctx.Err() == nil && err == nil {
+				e.end(ctx)
+			}
+			return err
+		})
 	}
 	if err := g.Wait(); err != nil {
 		return nil, "", Packed{}, err

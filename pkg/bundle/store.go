@@ -129,6 +129,12 @@ func (s *batchSink) advance(ctx context.Context, n int64) error {
 	if s.unsent += n; s.unsent < stretch || s.busy || s.err != nil {
 		return s.err
 	}
+	s.begin(ctx)
+	return nil
+}
+
+// begin makes durable what there is, in the background.
+func (s *batchSink) begin(ctx context.Context) {
 	s.unsent, s.busy = 0, true
 	s.under.Go(func() {
 		err := s.batch.Commit(context.WithoutCancel(ctx))
@@ -136,7 +142,15 @@ func (s *batchSink) advance(ctx context.Context, n int64) error {
 		defer s.mu.Unlock()
 		s.busy, s.err = false, errors.Join(s.err, err)
 	})
-	return nil
+}
+
+// end begins with the rest; where some are being made durable it comes behind them.
+func (s *batchSink) end(ctx context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.begin(ctx)
+	}
 }
 
 // commit makes the rest durable.
