@@ -128,8 +128,8 @@ func (b *Batch) place(temp, name string) error {
 	return nil
 }
 
-// shelf opens a folder of the store once, and makes it if it is to.
-func (b *Batch) shelf(name string, make bool) (*shelf, error) {
+// shelf opens a folder of the store once, and makes it where create says so.
+func (b *Batch) shelf(name string, create bool) (*shelf, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if s := b.shelves[name]; s != nil {
@@ -139,7 +139,7 @@ func (b *Batch) shelf(name string, make bool) (*shelf, error) {
 	if err != nil {
 		return nil, err
 	}
-	if make {
+	if create {
 		if err := root.MkdirAll(name, 0o755); err != nil {
 			return nil, err
 		}

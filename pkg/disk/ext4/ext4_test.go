@@ -127,6 +127,19 @@ func TestFolders(t *testing.T) {
 	}
 }
 
+// TestLostAndFound: the tree's own stays, whatever it is.
+func TestLostAndFound(t *testing.T) {
+	for name, own := range map[string]*File{
+		"a folder": withEntries(Entry{"#12", withBytes([]byte("found"))}), "a file": withBytes([]byte("x")),
+	} {
+		root := withEntries(Entry{"a", withBytes([]byte("a"))}, Entry{"lost+found", own}, Entry{"z", withBytes([]byte("z"))})
+		same(t, made(t, root, options(64<<20)), root)
+		if len(root.Entries) != 3 {
+			t.Errorf("%s: got %d entries", name, len(root.Entries))
+		}
+	}
+}
+
 // TestManyFolders: one has more of them than its count of links can say.
 func TestManyFolders(t *testing.T) {
 	var all []Entry

@@ -59,6 +59,9 @@ func newShape(o Options, inodes int64) (*shape, error) {
 			return nil, fmt.Errorf("%w of %d bytes", ErrNoRoom, o.Size)
 		}
 		s.inodes = ((inodes+s.groups-1)/s.groups + inodesBlock - 1) / inodesBlock * inodesBlock
+		if s.inodes*s.groups > maxBlocks {
+			return nil, fmt.Errorf("%w: a filesystem with %d inodes", ErrUnfit, s.inodes*s.groups)
+		}
 		if s.inodes > perGroup {
 			return nil, fmt.Errorf("%w: it has %d files, and %d blocks have inodes for %d", ErrNoRoom, inodes, s.blocks, s.groups*perGroup)
 		}
