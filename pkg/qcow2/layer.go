@@ -183,9 +183,22 @@ func (lw *layerWriter) collect(ctx context.Context, wk *work) error {
 	return err
 }
 
-// zstdLevel is the level that clusters are compressed at. It is part of the
-// layer's format, as is the library's version: both decide on a layer's bytes.
-const zstdLevel = 2
+// The levels that clusters are compressed at. They are part of the layer's format,
+// as is the library's version: both decide on a layer's bytes.
+const (
+	// wholeLevel is that of a layer that stands on nothing: most of a store is in
+	// these, and one is made once for all that stand on it.
+	wholeLevel = 4
+	// changeLevel is that of what changed, for which somebody waits.
+	changeLevel = 2
+)
+
+func (lw *layerWriter) level() int {
+	if lw.parent == nil {
+		return wholeLevel
+	}
+	return changeLevel
+}
 
 // maxPacked is more than a block of clusters can take when compressed, in bytes:
 // zstd adds a few bytes to what it cannot compress, and wants room for more.
@@ -306,7 +319,7 @@ func (lw *layerWriter) deal(wk *work, enc zstd.Ctx, buf, under []byte) error {
 		start := len(*wk.buf)
 		a.packed = allocPlain
 		if lw.stage.enc == nil {
-			packed, err := enc.CompressLevel((*wk.buf)[start:], data, zstdLevel)
+			packed, err := enc.CompressLevel((*wk.buf)[start:], data, lw.level())
 			if err != nil {
 				return fmt.Errorf("compressing the disk at %d: %w", at, err)
 			}

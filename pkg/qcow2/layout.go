@@ -206,8 +206,8 @@ func (s *stage) data(at int64) (packed, plain io.Reader, err error) {
 
 // writeHashed copies r to w and returns the SHA-256 of it. Hashing goes on beside
 // reading and writing, and the disk is set to work at once, so that there is
-// little left to wait for when the file is synced. Clusters of zeros, which the
-// tables and a LUKS header have, become holes.
+// little left to wait for when the file is synced. Pages of zeros, of which the
+// tables and a LUKS header are full, become holes.
 func writeHashed(ctx context.Context, w *os.File, r io.Reader) (sum [sha256.Size]byte, err error) {
 	const chunk, ahead = 256 << 10, 4
 	free, filled := make(chan []byte, ahead), make(chan []byte, ahead)
@@ -246,19 +246,22 @@ func writeHashed(ctx context.Context, w *os.File, r io.Reader) (sum [sha256.Size
 	return sum, err
 }
 
-// writeSparse writes b at a place, but for clusters of zeros.
+// pageSize is what filesystems allocate, in bytes: less is no hole.
+const pageSize = 4 << 10
+
+// writeSparse writes b at a place, but for pages of zeros.
 func writeSparse(w *os.File, b []byte, at int64) error {
 	for len(b) > 0 {
 		n := 0
-		for n < len(b) && !isZero(b[n:min(len(b), n+ClusterSize)]) {
-			n = min(len(b), n+ClusterSize)
+		for n < len(b) && !isZero(b[n:min(len(b), n+pageSize)]) {
+			n = min(len(b), n+pageSize)
 		}
 		if n > 0 {
 			if _, err := w.WriteAt(b[:n], at); err != nil {
 				return err
 			}
 		}
-		n = min(len(b), n+ClusterSize) // behind the zeros, if there are some
+		n = min(len(b), n+pageSize) // behind the zeros, if there are some
 		b, at = b[n:], at+int64(n)
 	}
 	return nil
