@@ -36,7 +36,7 @@ func (p *plan) putInode(raw []byte, f *File) {
 	putTimes(raw, f.Time)
 	le.PutUint16(raw[0x80:], extraInode)
 	links := f.links
-	if links >= mostLinks { // a folder with more than can be counted (dir_nlink)
+	if links > mostLinks { // a folder with more than can be counted (dir_nlink)
 		links = 1
 	}
 	le.PutUint16(raw[0x1a:], uint16(links))
