@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -232,6 +233,21 @@ func TestGrows(t *testing.T) {
 		run(t, "e2fsck", "-fn", file)
 	}
 	same(t, file, root)
+}
+
+// TestAsMke2fs: the shape is the one that mke2fs gives a filesystem of the same size.
+func TestAsMke2fs(t *testing.T) {
+	shape := regexp.MustCompile(`(?m)^(Filesystem features|Block count|Reserved block count|Inode count|Reserved GDT blocks|Total journal size|Flex block group size): .*`)
+	const features = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
+	for _, megabytes := range []int64{8, 20, 100, 512, 768, 3000, 20_000} {
+		file, theirs := made(t, withEntries(), options(megabytes<<20)), filepath.Join(t.TempDir(), "img")
+		run(t, "mke2fs", "-q", "-t", "ext4", "-b", "4096", "-i", "16384", "-O", features, theirs, fmt.Sprint(megabytes, "M"))
+		got := shape.FindAllString(run(t, "dumpe2fs", "-h", file), -1)
+		want := shape.FindAllString(run(t, "dumpe2fs", "-h", theirs), -1)
+		if len(want) < 6 || !slices.Equal(got, want) {
+			t.Errorf("%d MiB: got\n%s\nwant\n%s", megabytes, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	}
 }
 
 // TestReadsAnyhow: the same tree gives the same bytes, however they are read, and

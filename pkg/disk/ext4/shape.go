@@ -68,7 +68,8 @@ func newShape(o Options, inodes int64) (*shape, error) {
 		s.table = s.inodes / inodesBlock
 		s.descs = (s.groups + descsBlock - 1) / descsBlock
 		most := min(s.blocks*1024, maxBlocks) // as mke2fs has it
-		s.spare = min(max((most+perGroup-1)/perGroup/descsBlock-s.descs, 0), addrsBlock)
+		groups := (most + perGroup - 1) / perGroup
+		s.spare = min((groups+descsBlock-1)/descsBlock-s.descs, addrsBlock)
 		// The last group is left out if there would be little in it.
 		rest := s.blocks % perGroup
 		if rest == 0 || rest >= s.head(s.groups-1)+2+s.table+50 {
