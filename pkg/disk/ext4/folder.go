@@ -16,7 +16,22 @@ func entrySize(name string) int { return (8 + len(name) + 3) &^ 3 }
 
 // typeOf is what an entry says of the kind of its file.
 func typeOf(f *File) byte {
-	return map[uint32]byte{regular: 1, folder: 2, char: 3, block: 4, fifo: 5, socket: 6, symlink: 7}[f.kind()]
+	switch f.kind() {
+	case regular:
+		return 1
+	case folder:
+		return 2
+	case char:
+		return 3
+	case block:
+		return 4
+	case fifo:
+		return 5
+	case socket:
+		return 6
+	default:
+		return 7 // symlink
+	}
 }
 
 // cut says with which entry each block of a folder begins.
@@ -48,7 +63,8 @@ func (d blocksOfFolder) readAt(p []byte, off int64) error {
 }
 
 // render writes a folder's block n. Its entries are in their order, one after the
-// other; guests index it when they make it longer.
+// other, without an index, as mke2fs has them: a guest makes one when a folder
+// becomes longer than one block, and searches through those that are longer already.
 func (d blocksOfFolder) render(b []byte, n int64) {
 	clear(b)
 	le := binary.LittleEndian
