@@ -225,7 +225,8 @@ func (a *app) bundleTrust() *cobra.Command {
 		Long: `Take bundles and images that are signed by the keys in a file: public ed25519 keys
 in the form of OpenSSH, or one of minisign's, which signs images alone. Without a
 file, list the keys that are trusted; the region's own is the one that kami bundle
-create signs with, and what another region has to be given.
+create signs with, and what another region has to be given. The list is for all
+accounts of the region, and changed by the default one.
 
 The keys lie in the region's folder bundle-keys; trusted there is a file for
 ssh-keygen -Y verify.`,

@@ -150,7 +150,8 @@ func (a *app) imageSignatures() *cobra.Command {
 		Use: "image-signatures [STATE]", Short: "Say whether images have to be signed here", Args: args(0, 1), ValidArgs: region.SignatureStates(),
 		Long: `Show for what the region asks for a signature by a key that is trusted (kami
 bundle trust), or set it. STATE is off, warn, in which what has none is told of,
-or require, in which it is refused. It is for all accounts of the region.
+or require, in which it is refused. It is for all accounts of the region, and set
+by the default one.
 
 --at says when: at a launch (of an instance, and of another root for one), at a
 copy to this region, at an import of a stored image or a disk; without it, at

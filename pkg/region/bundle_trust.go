@@ -21,8 +21,13 @@ func (r *Region) BundleKeys(ctx context.Context) ([]bundle.TrustedKey, error) {
 	return all, storeError(err, "The keys that bundles are trusted by cannot be read.")
 }
 
-// TrustBundles makes the region take bundles that are signed by the keys in a file.
+// TrustBundles makes the region take bundles that are signed by the keys in a file. The
+// list of keys is all accounts': to one that does not keep the region it is
+// UnauthorizedOperation, and so is DistrustBundles.
 func (r *Region) TrustBundles(ctx context.Context, path string, dry bool) ([]bundle.TrustedKey, error) {
+	if err := r.checkKeeper(); err != nil {
+		return nil, err
+	}
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, ami.Errorf(ami.CodeInvalidKeyFormat, "The keys cannot be read: %w.", err)
@@ -39,6 +44,9 @@ func (r *Region) TrustBundles(ctx context.Context, path string, dry bool) ([]bun
 
 // DistrustBundles makes the region refuse bundles of a key again.
 func (r *Region) DistrustBundles(ctx context.Context, fingerprint string, dry bool) error {
+	if err := r.checkKeeper(); err != nil {
+		return err
+	}
 	fingerprint = fullFingerprint(fingerprint)
 	all, err := r.keyring().Trusted()
 	if err != nil {

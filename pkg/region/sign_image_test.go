@@ -324,6 +324,15 @@ func TestSignaturePolicy(t *testing.T) {
 	wantCode(t, err, ami.CodeInvalidParameterValue)
 	_, err = r.SetSignaturePolicy(t.Context(), SignaturesOff, nil, true)
 	wantCode(t, err, ami.CodeDryRunOperation)
+
+	// What is for all accounts is for the one that keeps the region to say.
+	other := h.open(t, as(stranger))
+	_, err = other.SetSignaturePolicy(t.Context(), SignaturesOff, nil, false)
+	wantCode(t, err, ami.CodeUnauthorizedOperation)
+	_, err = other.TrustBundles(t.Context(), key+".pub", false)
+	wantCode(t, err, ami.CodeUnauthorizedOperation)
+	own := get(other.BundleKeys(t.Context()))(t)[0].Fingerprint
+	wantCode(t, other.DistrustBundles(t.Context(), own, false), ami.CodeUnauthorizedOperation)
 }
 
 // Verifying reads the bytes: a record that says what was signed is not believed.

@@ -75,7 +75,8 @@ func (r *Region) SignaturePolicy(ctx context.Context) (p SignaturePolicy, err er
 	return p, storeError(err, "The policy cannot be read.")
 }
 
-// SetSignaturePolicy sets the state for some actions, none for all of them.
+// SetSignaturePolicy sets the state for some actions, none for all of them. As it is for
+// all accounts, it is UnauthorizedOperation to one that does not keep the region.
 func (r *Region) SetSignaturePolicy(ctx context.Context, state SignatureState, actions []SignedAction, dry bool) (p SignaturePolicy, err error) {
 	if !slices.Contains(SignatureStates(), string(state)) {
 		return p, ami.Errorf(ami.CodeInvalidParameterValue, "The state %q is not one of %s.", state, strings.Join(SignatureStates(), ", "))
@@ -87,6 +88,9 @@ func (r *Region) SetSignaturePolicy(ctx context.Context, state SignatureState, a
 		if !slices.Contains(SignedActions(), a) {
 			return p, ami.Errorf(ami.CodeInvalidParameterValue, "The action %q is not one of %s, %s and %s.", a, SignedLaunch, SignedCopy, SignedImport)
 		}
+	}
+	if err := r.checkKeeper(); err != nil {
+		return p, err
 	}
 	err = r.catalog.Update(ctx, func(tx *catalog.Tx) error {
 		if p, err = signaturesNow(tx); err != nil {
