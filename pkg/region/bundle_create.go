@@ -196,11 +196,7 @@ func (r *Region) bundleManifest(ctx context.Context, in BundleSpec, m bundle.Man
 	if in.BlockDeviceMappings != nil {
 		m.BlockDeviceMappings = in.BlockDeviceMappings
 	}
-	for _, code := range in.ProductCodes { // beside those that what is packed has already
-		if !slices.Contains(m.ProductCodes, code) {
-			m.ProductCodes = append(m.ProductCodes, code)
-		}
-	}
+	m.ProductCodes = addCodes(m.ProductCodes, in.ProductCodes)
 	if in.BootMode != "" {
 		if m.VirtualizationType == ami.VirtualizationParavirtual {
 			return m, noBootMode()
@@ -214,6 +210,17 @@ func (r *Region) bundleManifest(ctx context.Context, in BundleSpec, m bundle.Man
 	_, boot, err := r.bootOf(ctx, m.VirtualizationType, m.Architecture, boot)
 	m.KernelID, m.RamdiskID, m.KernelCmdline = boot.KernelID, boot.RamdiskID, boot.KernelCmdline
 	return m, err
+}
+
+// addCodes puts product codes beside those that what is packed has already.
+func addCodes(had, codes []string) []string {
+	all := slices.Clone(had)
+	for _, code := range codes {
+		if !slices.Contains(all, code) {
+			all = append(all, code)
+		}
+	}
+	return all
 }
 
 // writeBundle packs a blob and describes the bundle that it has become.

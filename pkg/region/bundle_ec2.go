@@ -135,7 +135,7 @@ func (r *Region) ec2WriteInput(in ExportEC2Input, src exportSource) (ec2ami.Writ
 	case w.Machine.Architecture == "":
 		w.Machine.Architecture = string(ami.ArchX8664)
 	}
-	w.Machine.ProductCodes = append(w.Machine.ProductCodes, in.ProductCodes...)
+	w.Machine.ProductCodes = addCodes(w.Machine.ProductCodes, in.ProductCodes)
 	if len(in.Mapping) > 0 {
 		w.Machine.Mapping = nil
 	}
@@ -246,6 +246,7 @@ func (r *Region) exportImage(ctx context.Context, image ami.Image, decrypt bool)
 		return exportSource{}, ami.Errorf(ami.CodeUnsupportedOperation, "The image %s has no root that is a snapshot.", image.ImageID)
 	}
 	src, err := r.exportSnapshotSource(ctx, root, decrypt)
+	machine.ProductCodes = addCodes(ami.ProductCodeIDs(image.ProductCodes), src.machine.ProductCodes)
 	src.name, src.machine, src.ancestry = string(image.ImageID), machine, []string{string(image.ImageID)}
 	return src, err
 }
@@ -305,7 +306,9 @@ func (r *Region) exportSnapshotSource(ctx context.Context, id ami.SnapshotID, de
 	if err != nil {
 		return exportSource{}, storeError(err, "The layer of %s cannot be read.", id)
 	}
-	return exportSource{disk: qcow2.Flatten(img), name: string(id), closers: []func() error{img.Close}}, nil
+	src := exportSource{disk: qcow2.Flatten(img), name: string(id), closers: []func() error{img.Close}}
+	src.machine.ProductCodes = ami.ProductCodeIDs(snap.ProductCodes)
+	return src, nil
 }
 
 // dataExtents are the stretches of a disk that are no holes.

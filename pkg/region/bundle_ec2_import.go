@@ -37,6 +37,9 @@ func (r *Region) UnpackEC2Bundle(ctx context.Context, in UnpackEC2Input) (EC2Bun
 		return out, err
 	}
 	defer done()
+	if err := r.checkUnpacked(ctx, "The bundle "+out.Name, out.ProductCodes); err != nil {
+		return out, err
+	}
 	if _, err := os.Lstat(in.File); err == nil {
 		return out, ami.Errorf(ami.CodeInvalidParameterValue, "%s exists.", in.File).WithHint("Choose another file, or remove that one.")
 	}
@@ -123,9 +126,8 @@ func (r *Region) specOfEC2(ctx context.Context, spec BundleSpec, m ec2ami.Manife
 	if spec.Description == "" {
 		spec.Description = "From the EC2 bundle " + m.Name + " of " + m.User
 	}
-	if spec.ProductCodes == nil {
-		spec.ProductCodes = m.Machine.ProductCodes
-	}
+	// Others may be put to it; none is taken away.
+	spec.ProductCodes = addCodes(m.Machine.ProductCodes, spec.ProductCodes)
 	// The kernels of EC2 were EC2's: those that the region has are meant, no others.
 	if spec.KernelID == "" && m.Machine.KernelID != "" {
 		_, err := r.ResolveKernel(ctx, m.Machine.KernelID, ami.ImageTypeKernel)

@@ -100,6 +100,9 @@ func (r *Region) UnpackBundle(ctx context.Context, in UnpackBundleInput) error {
 		return err
 	}
 	defer store.Close()
+	if err := r.checkUnpacked(ctx, "The bundle "+in.Location, b.Manifest().ProductCodes); err != nil {
+		return err
+	}
 	if in.DryRun {
 		return dryRun("unpack %s to %s as %s", in.Location, in.Path, in.Format)
 	}
@@ -119,6 +122,16 @@ func (r *Region) UnpackBundle(ctx context.Context, in UnpackBundleInput) error {
 		return storeError(err, "%s cannot be written.", in.Path)
 	}
 	return bundleError(err, in.Location, store.URL())
+}
+
+// checkUnpacked refuses a bundle that is sold, as a file of its own, to who does not
+// sell it: in the bundle its product codes are with it.
+func (r *Region) checkUnpacked(ctx context.Context, what string, codes []string) error {
+	var all []ami.ProductCode
+	for _, code := range codes { // which are mere marks where nobody offers them
+		all = append(all, ami.ProductCode{ID: code})
+	}
+	return r.checkRead(ctx, what, all)
 }
 
 // DeleteBundleInput asks for a bundle to be deleted.

@@ -72,7 +72,9 @@ func (r *Region) receive(ctx context.Context, in CopyImageInput, from origin, p 
 	for i, s := range p.Snapshots {
 		text := fmt.Sprintf("Copied for %s from %s of %s in %s", image.ImageID, s.SnapshotID, p.Image.ImageID, p.Region)
 		snaps[i] = r.newSnapshot("", text, s.SizeBytes, in.Tags)
-		snaps[i].VolumeSize, snaps[i].ProductCodes, snaps[i].UsageOperation = s.VolumeSize, s.ProductCodes, s.UsageOperation
+		snaps[i].VolumeSize, snaps[i].UsageOperation = s.VolumeSize, s.UsageOperation
+		// Whoever has the copy may not sell it: its snapshots say too what it is sold as.
+		snaps[i].ProductCodes = ami.JoinProductCodes(s.ProductCodes, p.Image.ProductCodes)
 		snaps[i].Encrypted, snaps[i].KmsKeyID = keys[i] != "", keys[i]
 	}
 	j, err := r.beginImage(ctx, image, snaps)

@@ -55,6 +55,14 @@ func (r *Region) registerBundle(ctx context.Context, in RegisterImageInput) (ami
 		if err := errors.Join(checkMapped(tx, image.BlockDeviceMappings), checkBooted(tx, image.KernelID, image.RamdiskID)); err != nil {
 			return err
 		}
+		codes, err := mappedCodes(tx, image.BlockDeviceMappings)
+		if err != nil {
+			return err
+		}
+		image.ProductCodes = ami.JoinProductCodes(image.ProductCodes, codes)
+		if err := tellEncrypted(tx, image.BlockDeviceMappings); err != nil {
+			return err
+		}
 		return tx.PutImage(image)
 	})
 	durable.Step("bundle.registered")

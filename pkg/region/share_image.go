@@ -90,17 +90,18 @@ func (r *Region) publish(tx *catalog.Tx, i *ami.Image) error {
 	case blocked:
 		return refuse("public access is blocked for this account in this region.").
 			WithHint("kami region block-public-access unblocked lifts that.")
-	case len(i.ProductCodes) > 0:
-		return refuse("it has product codes, and is paid for.")
 	}
 	// The mapping may be older than what a snapshot is now.
-	encrypted := i.HasEncrypted()
+	encrypted, sold := i.HasEncrypted(), len(i.ProductCodes) > 0
 	for _, id := range snapshotsOf(*i) {
 		snap, err := tx.Snapshot(id)
 		if err != nil {
 			return notFoundOr(err, notFoundSnapshot(id))
 		}
-		encrypted = encrypted || snap.Encrypted
+		encrypted, sold = encrypted || snap.Encrypted, sold || len(snap.ProductCodes) > 0
+	}
+	if sold {
+		return refuse("it has product codes, and is paid for.")
 	}
 	if encrypted {
 		return refuse("it has encrypted snapshots.").WithHint("It can be shared with accounts.")

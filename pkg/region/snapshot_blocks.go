@@ -253,9 +253,13 @@ func held(b *qcow2.Blocks, i int64) Checksum {
 
 // GetSnapshotBlock reads one block of a snapshot, filled up with zeros at the
 // disk's end, and checks it against its checksum, which it returns. token is what
-// a list has for the block; a zero one is not compared.
+// a list has for the block; a zero one is not compared. As ExportSnapshot does, it
+// hands out what has product codes to who sells it alone.
 func (r *Region) GetSnapshotBlock(ctx context.Context, id ami.SnapshotID, index int64, token Checksum) ([]byte, Checksum, error) {
 	snap, blocks, err := r.completed(ctx, id)
+	if err == nil {
+		err = r.checkRead(ctx, "The snapshot "+string(id), snap.ProductCodes)
+	}
 	if err != nil {
 		return nil, Checksum{}, err
 	}

@@ -48,11 +48,9 @@ func (r *Region) CopySnapshot(ctx context.Context, in CopySnapshotInput) (ami.Sn
 	snap.ProductCodes, snap.UsageOperation = from.ProductCodes, from.UsageOperation
 	snap.Encrypted, snap.KmsKeyID = key != "", key // which nobody deletes from now on
 	j, err := r.begin(ctx, func(tx *catalog.Tx) error {
-		now, err := tx.Snapshot(from.SnapshotID)
-		if err != nil {
+		if from, err = completedNow(tx, in.SnapshotID); err != nil { // with the layer that it has now
 			return err
 		}
-		from = now // with the layer that it has now
 		return r.putSnapshots(tx, snap)
 	}, string(snap.SnapshotID))
 	if err != nil {

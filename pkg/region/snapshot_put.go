@@ -91,15 +91,13 @@ func (r *Region) startSnapshot(ctx context.Context, in StartSnapshotInput, remem
 	}
 	j, err := r.begin(ctx, func(tx *catalog.Tx) error {
 		if in.ParentSnapshotID != "" {
-			parent, err := tx.Snapshot(in.ParentSnapshotID)
+			parent, err := completedNow(tx, in.ParentSnapshotID)
 			if err != nil {
-				return notFoundOr(err, notFoundSnapshot(in.ParentSnapshotID))
-			}
-			if err := checkCompleted(parent); err != nil {
 				return err
 			}
 			// What it stands on so far: the layer stays, whatever becomes of the parent.
 			snap.Layer = parent.Layer
+			snap.ProductCodes, snap.UsageOperation = parent.ProductCodes, parent.UsageOperation
 		}
 		return r.putDraft(tx, snap)
 	}, string(snap.SnapshotID))

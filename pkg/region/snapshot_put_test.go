@@ -168,6 +168,7 @@ func TestStartSnapshot(t *testing.T) {
 		Snapshot: ami.Snapshot{
 			SnapshotID: got.SnapshotID, OwnerID: ami.DefaultAccount, Description: "all of it", State: ami.SnapshotPending, Progress: "0%",
 			StartTime: got.StartTime, VolumeSize: 2, SizeBytes: 2 << 30, Tags: []ami.Tag{tag}, Layer: described(t, r, parent).Layer,
+			UsageOperation: "RunInstances",
 		},
 		BlockSize: 524288, ParentSnapshotID: parent,
 	}
