@@ -28,33 +28,56 @@ type GroupInput struct {
 }
 
 // Groups returns the caller's groups with their instances, oldest first.
-func (r *Region) Groups(ctx context.Context) (all []ami.Group, err error) {
-	err = r.catalog.View(ctx, func(tx *catalog.Tx) error {
-		all, err = tx.Groups(r.account)
-		return r.legible(err)
-	})
+func (r *Region) Groups(ctx context.Context) ([]ami.Group, error) {
+	all, err := r.groupRecords(ctx)
 	if err != nil {
-		return nil, storeError(err, "The groups cannot be read.")
+		return nil, err
 	}
-	instances, err := r.DescribeInstances(ctx, DescribeInput{})
-	for i, g := range all {
-		_, revision, rerr := r.resolveGroup(ctx, g.Launch)
-		if rerr != nil {
-			r.progress.Note("what the group %s launches is not there: %v", g.GroupName, rerr)
-		}
-		all[i].Instances = membersOf(g, instances, revision)
-	}
-	return all, err
+	return all, r.findMembers(ctx, all)
 }
 
 // Group returns one of the caller's groups with its instances.
 func (r *Region) Group(ctx context.Context, name string) (ami.Group, error) {
-	all, err := r.Groups(ctx)
-	i := slices.IndexFunc(all, func(g ami.Group) bool { return g.GroupName == name })
-	if err != nil || i < 0 {
-		return ami.Group{}, errors.Join(err, notFoundGroup(name))
+	g, err := r.groupRecord(ctx, name)
+	if err != nil {
+		return g, err
 	}
-	return all[i], nil
+	one := []ami.Group{g}
+	err = r.findMembers(ctx, one)
+	return one[0], err
+}
+
+// groupRecords reads the caller's groups without their instances.
+func (r *Region) groupRecords(ctx context.Context) (all []ami.Group, err error) {
+	err = r.catalog.View(ctx, func(tx *catalog.Tx) error {
+		all, err = tx.Groups(r.account)
+		return r.legible(err)
+	})
+	return all, storeError(err, "The groups cannot be read.")
+}
+
+// groupRecord reads one of the caller's groups without its instances.
+func (r *Region) groupRecord(ctx context.Context, name string) (g ami.Group, err error) {
+	err = r.catalog.View(ctx, func(tx *catalog.Tx) error {
+		if g, err = tx.Group(r.account, name); err != nil {
+			return notFoundOr(err, notFoundGroup(name))
+		}
+		return nil
+	})
+	return g, storeError(err, "The group %s cannot be read.", name)
+}
+
+// findMembers gives groups their instances.
+func (r *Region) findMembers(ctx context.Context, groups []ami.Group) error {
+	instances, err := r.DescribeInstances(ctx, DescribeInput{})
+	for i, g := range groups {
+		_, revision, rerr := r.resolveGroup(ctx, g.Launch)
+		if rerr != nil {
+			r.progress.Note("what the group %s launches is not there: %v", g.GroupName, rerr)
+		}
+		groups[i].Instances = membersOf(g, instances, revision)
+	}
+	return err
 }
 
 func notFoundGroup(name string) error {
@@ -101,16 +124,19 @@ func (r *Region) CreateGroup(ctx context.Context, in GroupInput) (ami.Group, err
 	if in.Max == nil {
 		in.Max = in.Desired
 	}
-	if err := errors.Join(ami.CheckGroupName(in.Name), r.applyGroup(ctx, &g, in)); err != nil {
+	if err := errors.Join(ami.CheckGroupName(in.Name), in.apply(&g)); err != nil {
 		return g, err
 	}
-	if in.DryRun {
-		return g, dryRun("make the group %s", in.Name)
+	if _, _, err := r.resolveGroup(ctx, g.Launch); err != nil {
+		return g, err
 	}
 	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error {
 		if _, err := tx.Group(r.account, in.Name); !errors.Is(err, catalog.ErrNotFound) {
 			return errors.Join(err, ami.Errorf(ami.CodeGroupExists, "A group of the name %q exists already.", in.Name).
 				WithHint("kami group set %s changes it.", in.Name))
+		}
+		if in.DryRun {
+			return dryRun("make the group %s", in.Name)
 		}
 		return tx.PutGroup(g)
 	})
@@ -120,31 +146,17 @@ func (r *Region) CreateGroup(ctx context.Context, in GroupInput) (ami.Group, err
 // SetGroup changes what is wanted of a group. What it launches from now on is no
 // reason to replace what runs; RollGroup does that.
 func (r *Region) SetGroup(ctx context.Context, in GroupInput) (ami.Group, error) {
-	var checked ami.Group // apart from the commit, in which no image is looked up
-	err := r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
-		if checked, err = tx.Group(r.account, in.Name); err != nil {
-			return notFoundOr(err, notFoundGroup(in.Name))
+	if in.Launch != nil { // apart from the commit, in which no image is looked up
+		if _, _, err := r.resolveGroup(ctx, *in.Launch); err != nil {
+			return ami.Group{}, err
 		}
-		return nil
-	})
-	if err == nil {
-		err = r.applyGroup(ctx, &checked, in)
-	}
-	if err != nil {
-		return checked, storeError(err, "The group cannot be read.")
 	}
 	return r.editGroup(ctx, in.Name, func(g *ami.Group) error {
 		if g.Status == ami.GroupDeleting {
 			return groupDeleting(in.Name)
 		}
-		launch := g.Launch
-		if in.Launch != nil {
-			launch = *in.Launch
-		}
-		rest := in
-		rest.Launch = nil
-		err := r.applyGroup(ctx, g, rest)
-		if g.Launch = launch; err == nil && in.DryRun {
+		err := in.apply(g)
+		if err == nil && in.DryRun {
 			err = dryRun("change the group %s", in.Name)
 		}
 		return err
@@ -155,13 +167,12 @@ func groupDeleting(name string) error {
 	return ami.Errorf(ami.CodeIncorrectState, "The group %s is being deleted.", name).WithHint("kami group reconcile %s goes on with that.", name)
 }
 
-// applyGroup changes a group's record as is asked for, and checks it.
-func (r *Region) applyGroup(ctx context.Context, g *ami.Group, in GroupInput) error {
+// apply changes a group's record as is asked for, and checks it; that what it launches
+// is there is not looked at.
+func (in GroupInput) apply(g *ami.Group) error {
 	var errs []error
 	if in.Launch != nil {
 		g.Launch = *in.Launch
-		_, _, err := r.resolveGroup(ctx, g.Launch)
-		errs = append(errs, err)
 	}
 	for _, n := range []struct {
 		from *int
@@ -201,28 +212,25 @@ func (r *Region) editGroup(ctx context.Context, name string, edit func(*ami.Grou
 
 // DeleteGroup deletes a group without instances, or with force terminates those first.
 func (r *Region) DeleteGroup(ctx context.Context, name string, force, dry bool) ([]GroupAction, error) {
-	unlock, err := r.lockGroup(name)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	g, err := r.Group(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	if len(g.Instances) > 0 && !force {
-		return nil, ami.Errorf(ami.CodeGroupInUse, "The group %s has %d instances, and is not deleted with them.", name, len(g.Instances)).
-			WithHint("kami group delete --force %s terminates them; or kami group set %s --min 0 --desired 0 and reconcile.", name, name)
-	}
-	if dry {
-		return nil, dryRun("delete the group %s with %d instances", name, len(g.Instances))
-	}
-	if g, err = r.editGroup(ctx, name, func(g *ami.Group) error { g.Status = ami.GroupDeleting; return nil }); err != nil {
-		return nil, err
-	}
-	durable.Step("group.deleting")
-	t := &groupTask{r: r, g: g}
-	err = t.finishDelete(ctx)
+	t := &groupTask{r: r}
+	err := t.locked(ctx, name, func(ctx context.Context) error {
+		all, err := t.members(ctx, "")
+		if err != nil {
+			return err
+		}
+		if len(all) > 0 && !force {
+			return ami.Errorf(ami.CodeGroupInUse, "The group %s has %d instances, and is not deleted with them.", name, len(all)).
+				WithHint("kami group delete --force %s terminates them; or kami group set %s --min 0 --desired 0 and reconcile.", name, name)
+		}
+		if dry {
+			return dryRun("delete the group %s with %d instances", name, len(all))
+		}
+		if t.g, err = r.editGroup(ctx, name, func(g *ami.Group) error { g.Status = ami.GroupDeleting; return nil }); err != nil {
+			return err
+		}
+		durable.Step("group.deleting")
+		return t.finishDelete(ctx)
+	})
 	return t.done, err
 }
 

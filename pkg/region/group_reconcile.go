@@ -50,7 +50,7 @@ type groupTask struct {
 // did also beside an error; one group that fails does not keep the others.
 func (r *Region) ReconcileGroups(ctx context.Context, names []string, dry bool) (done []GroupAction, err error) {
 	if len(names) == 0 {
-		all, err := r.Groups(ctx)
+		all, err := r.groupRecords(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -82,15 +82,9 @@ func (t *groupTask) locked(ctx context.Context, name string, do func(context.Con
 }
 
 // read reads the group's record, which others may change under way.
-func (t *groupTask) read(ctx context.Context) error {
-	err := t.r.catalog.View(ctx, func(tx *catalog.Tx) (err error) {
-		name := t.g.GroupName
-		if t.g, err = tx.Group(t.r.account, name); err != nil {
-			return notFoundOr(err, notFoundGroup(name))
-		}
-		return nil
-	})
-	return storeError(err, "The group cannot be read.")
+func (t *groupTask) read(ctx context.Context) (err error) {
+	t.g, err = t.r.groupRecord(ctx, t.g.GroupName)
+	return err
 }
 
 // resolveGroup says how instances of a group are launched now, and of which revision
@@ -228,7 +222,7 @@ func (t *groupTask) unhealthy(ctx context.Context, m ami.GroupInstance) error {
 	check, limit := WaitFor(t.g.HealthCheck), groupPatience
 	if !m.InService {
 		grace := time.Duration(t.g.GraceSeconds) * time.Second
-		limit = min(max(grace-time.Since(m.LaunchTime), groupPatience), grace)
+		limit = min(max(grace-t.r.now().Sub(m.LaunchTime), groupPatience), grace)
 	} else if check != WaitSSH {
 		return nil
 	}

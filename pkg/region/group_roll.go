@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/internal/durable"
@@ -19,8 +20,8 @@ type RollInput struct {
 
 // RollGroup replaces the instances of a group that are of another revision, a batch at
 // a time: new ones are launched and become healthy before as many old ones are
-// terminated. When one does not, the roll stops and the group goes on with what is
-// healthy; what it launches is then what it was. A roll that is killed goes on with the
+// terminated. When one does not, or does not stay so, the roll stops and the group goes
+// on with what is healthy; what it launches is then what it was. A roll that is killed goes on with the
 // next reconciliation.
 func (r *Region) RollGroup(ctx context.Context, in RollInput) ([]GroupAction, error) {
 	t := &groupTask{r: r, dry: in.DryRun}
@@ -85,9 +86,11 @@ func (t *groupTask) roll(ctx context.Context) error {
 				return ctx.Err()
 			case why == nil:
 				fresh = append(fresh, m)
-			case m.Current && !m.InService: // launched by this roll
+			case m.Current && (!m.InService || t.launched(m.InstanceID)):
+				// It did not become healthy, or it was so and fell over: then what is
+				// launched in its place would too, without an end.
 				err := t.failRoll(ctx, why)
-				return errors.Join(err, t.terminate(context.WithoutCancel(ctx), m.InstanceID, "it did not become healthy: "+firstLine(why)))
+				return errors.Join(err, t.terminate(context.WithoutCancel(ctx), m.InstanceID, "it is not healthy: "+firstLine(why)))
 			default:
 				if err := t.terminate(ctx, m.InstanceID, "it is not healthy: "+firstLine(why)); err != nil {
 					return err
@@ -119,6 +122,11 @@ func (t *groupTask) roll(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// launched says whether an instance is of this command's making.
+func (t *groupTask) launched(id ami.InstanceID) bool {
+	return slices.ContainsFunc(t.done, func(a GroupAction) bool { return a.Action == GroupLaunches && a.InstanceID == id })
 }
 
 // planRoll says what a roll would do if all went well.

@@ -3,8 +3,6 @@ package region
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -110,6 +108,7 @@ func TestGroupRefuses(t *testing.T) {
 	_, rollErr := r.RollGroup(t.Context(), RollInput{Name: "web", Launch: imageGroup("three")})
 	_, deleteErr := r.DeleteGroup(t.Context(), "web", false, false)
 	_, noneErr := h.open(t, as(stranger)).Group(t.Context(), "web")
+	_, noneSet := r.SetGroup(t.Context(), GroupInput{Name: "none", Desired: new(1)})
 	inst := groupOf(t, r).Instances[0].InstanceID
 	for name, tt := range map[string]struct {
 		err  error
@@ -118,6 +117,10 @@ func TestGroupRefuses(t *testing.T) {
 		"its name twice":        {create(GroupInput{Name: "web", Launch: imageGroup("one")}), ami.CodeGroupExists},
 		"a bad name":            {create(GroupInput{Name: "a/b", Launch: imageGroup("one")}), ami.CodeInvalidParameterValue},
 		"nothing to launch":     {create(GroupInput{Name: "x", Launch: &ami.GroupLaunch{}}), ami.CodeMissingParameter},
+		"nothing said of that":  {create(GroupInput{Name: "x"}), ami.CodeMissingParameter},
+		"its name twice, dry":   {create(GroupInput{Name: "web", Launch: imageGroup("one"), DryRun: true}), ami.CodeGroupExists},
+		"a dry run":             {create(GroupInput{Name: "x", Launch: imageGroup("one"), DryRun: true}), ami.CodeDryRunOperation},
+		"no such group":         {noneSet, ami.CodeGroupNotFound},
 		"no such image":         {create(GroupInput{Name: "x", Launch: imageGroup("three")}), ami.CodeInvalidAMIIDNotFound},
 		"no such template":      {set(GroupInput{Launch: &ami.GroupLaunch{Template: "none"}}), ami.CodeTemplateNotFound},
 		"more than the most":    {set(GroupInput{Desired: new(10)}), ami.CodeInvalidParameterValue},
@@ -213,6 +216,36 @@ func TestGroupRollStops(t *testing.T) {
 	reconciled(t, r, 0)
 }
 
+// A roll to what comes up and falls over stops too, before all that is well has gone.
+func TestGroupRollOfWhatFallsOver(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	r := h.open(t)
+	grouped(t, r, 2)
+	opts := h.options()
+	opts.Progress = &listener{onStep: func(name string) {
+		if !strings.HasPrefix(name, "terminating ") { // which is when the first of the new ones is healthy
+			return
+		}
+		for _, i := range groupOf(t, r).Instances {
+			if i.Revision != groupOf(t, r).Instances[0].Revision {
+				h.driver.PowerOff(i.InstanceID)
+			}
+		}
+	}}
+	rolling := get(Open(t.Context(), opts))(t)
+	defer rolling.Close()
+	_, err := rolling.RollGroup(t.Context(), RollInput{Name: "web", Launch: imageGroup("two")})
+	wantSays(t, err, "The roll of the group web stopped")
+	g := groupOf(t, r)
+	if g.Refresh.Status != ami.RefreshFailed || g.Launch.Data.ImageID != "one" {
+		t.Errorf("got the group %+v, want a failed roll and what it launched before", g)
+	}
+	wantGroup(t, r, h.driver, 1, 1)
+	reconciled(t, r, 1)
+	wantGroup(t, r, h.driver, 2, 2)
+}
+
 var errKilled = errors.New("killed")
 
 // killed does something until the nth step that is told of begins or ends, as a kill
@@ -304,81 +337,4 @@ func TestGroupKilledAtEveryStep(t *testing.T) {
 			}
 		}
 	}
-}
-
-func TestLaunchTemplates(t *testing.T) {
-	t.Parallel()
-	h := newHouse(t)
-	r := h.open(t)
-	one, two := image(t, r, "one"), image(t, r, "two")
-	del := true
-	in := TemplateInput{Name: "web", Data: ami.LaunchTemplateData{
-		ImageID: "one", InstanceType: "t3.nano", UserData: []byte("#!"), Tags: []ami.Tag{{Key: "a", Value: "1"}, {Key: "b", Value: "1"}},
-		BlockDeviceMappings: []ami.BlockDeviceMapping{{DeviceName: "/dev/sdf", Ebs: &ami.EBSBlockDevice{VolumeSize: new(int64(1)), DeleteOnTermination: &del}}},
-	}}
-	tmpl := get(r.CreateLaunchTemplate(t.Context(), in))(t)
-	_, err := r.CreateLaunchTemplate(t.Context(), in)
-	wantCode(t, err, ami.CodeTemplateExists)
-	_, err = r.CreateLaunchTemplate(t.Context(), TemplateInput{Name: "a b"})
-	wantCode(t, err, ami.CodeTemplateNameMalformed)
-	get(r.CreateLaunchTemplateVersion(t.Context(), TemplateInput{Name: "web", SourceVersion: ami.TemplateLatest, Data: ami.LaunchTemplateData{ImageID: "two"}}))(t)
-	get(r.CreateLaunchTemplateVersion(t.Context(), TemplateInput{Name: "web", Data: ami.LaunchTemplateData{InstanceType: "t3.small"}}))(t)
-
-	tests := []struct {
-		in      RunInstancesInput
-		image   ami.ImageID
-		kind    string
-		tags    string
-		devices int
-		version string
-	}{
-		{RunInstancesInput{Template: "web"}, one.ImageID, "t3.nano", "a=1 b=1", 2, "1"},
-		{RunInstancesInput{Template: "web:$Default"}, one.ImageID, "t3.nano", "a=1 b=1", 2, "1"},
-		{RunInstancesInput{Template: "web:2"}, two.ImageID, "t3.nano", "a=1 b=1", 2, "2"},
-		{RunInstancesInput{Template: string(tmpl.LaunchTemplateID) + ":2", Image: "one"}, one.ImageID, "t3.nano", "a=1 b=1", 2, "2"},
-		{RunInstancesInput{Template: "web:$Latest", Image: "two"}, two.ImageID, "t3.small", "", 1, "3"},
-		{
-			RunInstancesInput{
-				Template: "web", InstanceType: "t3.micro", Tags: []ami.Tag{{Key: "b", Value: "2"}},
-				BlockDeviceMappings: []ami.BlockDeviceMapping{{DeviceName: "/dev/sdf", NoDevice: new(string)}},
-			},
-			one.ImageID, "t3.micro", "a=1 b=2", 1, "1",
-		},
-	}
-	for _, tt := range tests {
-		got := launched(t, r, tt.in)
-		var tags []string
-		for _, tag := range got.Tags {
-			if !isReserved(tag) {
-				tags = append(tags, tag.Key+"="+tag.Value)
-			}
-		}
-		is := fmt.Sprint(got.ImageID, got.InstanceType, tags, len(got.BlockDeviceMappings), tagOf(got.Tags, ami.TagTemplateVersion), tagOf(got.Tags, ami.TagTemplateID))
-		if want := fmt.Sprint(tt.image, tt.kind, strings.Fields(tt.tags), tt.devices, tt.version, tmpl.LaunchTemplateID); is != want {
-			t.Errorf("%s: got %s, want %s", tt.in.Template, is, want)
-		}
-	}
-	for ref, want := range map[string]ami.Code{
-		"web:$Latest": ami.CodeMissingParameter, "web:9": ami.CodeTemplateVersionNotFound, "web:x": ami.CodeInvalidParameterValue, "none": ami.CodeTemplateNotFound,
-	} {
-		_, err := r.RunInstances(t.Context(), RunInstancesInput{Template: ref})
-		wantCode(t, err, want)
-	}
-	_, err = h.open(t, as(stranger)).LaunchTemplate(t.Context(), "web")
-	wantCode(t, err, ami.CodeTemplateNotFound)
-
-	// A number is given once; the default is not deleted alone.
-	wantCode(t, r.DeleteLaunchTemplate(t.Context(), "web", "1", false), ami.CodeInvalidParameterValue)
-	must(t, r.DeleteLaunchTemplate(t.Context(), "web", "3", false))
-	get(r.SetDefaultTemplateVersion(t.Context(), "web", ami.TemplateLatest, false))(t)
-	made := get(r.CreateLaunchTemplateVersion(t.Context(), TemplateInput{Name: "web", Default: true}))(t)
-	numbers := []int64{}
-	for _, v := range made.Versions {
-		numbers = append(numbers, v.VersionNumber)
-	}
-	if !slices.Equal(numbers, []int64{1, 2, 4}) || made.DefaultVersionNumber != 4 {
-		t.Errorf("got the versions %v and the default %d, want 1, 2 and 4, which is the default", numbers, made.DefaultVersionNumber)
-	}
-	get(r.CreateGroup(t.Context(), GroupInput{Name: "g", Launch: &ami.GroupLaunch{Template: "web:1"}}))(t)
-	wantCode(t, r.DeleteLaunchTemplate(t.Context(), "web", "", false), ami.CodeGroupInUse)
 }
