@@ -127,9 +127,13 @@ func (t LaunchTemplate) Version(ref string) (LaunchTemplateVersion, error) {
 		WithHint("kami template show %s lists its versions.", t.LaunchTemplateName)
 }
 
-// ParseTemplateRef cuts NAME:VERSION into its parts; without a version that is "".
+// ParseTemplateRef cuts NAME:VERSION into its parts; without a version that is "". "NAME:",
+// which a shell makes of NAME:$Latest, is taken for a name, and no template has it.
 func ParseTemplateRef(s string) (name, version string) {
 	name, version, _ = strings.Cut(s, ":")
+	if version == "" {
+		return s, ""
+	}
 	return name, version
 }
 

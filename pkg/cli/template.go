@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -96,7 +97,7 @@ func (a *app) template() *cobra.Command {
 			return a.with(c.Context(), func(r *region.Region) error {
 				name, ref := ami.ParseTemplateRef(given[0])
 				if ref == "" {
-					return usagef("the version is missing: %s:VERSION; %s", name, seeHelp(c))
+					return usagef("the version is missing: %s:VERSION; %s", strings.TrimSuffix(name, ":"), seeHelp(c))
 				}
 				t, err := r.SetDefaultTemplateVersion(c.Context(), name, ref, dry)
 				if err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/catalog"
@@ -33,6 +32,9 @@ func (r *Region) LaunchTemplates(ctx context.Context) (all []ami.LaunchTemplate,
 		all, err = tx.Templates(r.account)
 		return r.legible(err)
 	})
+	for _, t := range all {
+		markDefault(t)
+	}
 	return all, storeError(err, "The launch templates cannot be read.")
 }
 
@@ -44,10 +46,16 @@ func (r *Region) LaunchTemplate(ctx context.Context, ref string) (t ami.LaunchTe
 		}
 		return nil
 	})
+	markDefault(t)
+	return t, storeError(err, "The launch template %s cannot be read.", ref)
+}
+
+// markDefault says of each version of a launch template whether it is the default, which
+// it was not always.
+func markDefault(t ami.LaunchTemplate) {
 	for i, v := range t.Versions {
 		t.Versions[i].DefaultVersion = v.VersionNumber == t.DefaultVersionNumber
 	}
-	return t, storeError(err, "The launch template %s cannot be read.", ref)
 }
 
 func notFoundTemplate(ref string) error {
@@ -65,10 +73,13 @@ func (r *Region) CreateLaunchTemplate(ctx context.Context, in TemplateInput) (am
 		return t, err
 	}
 	t.Versions = []ami.LaunchTemplateVersion{{VersionNumber: 1, VersionDescription: in.Description, CreateTime: t.CreateTime, DefaultVersion: true, LaunchTemplateData: in.Data}}
-	if in.DryRun {
-		return t, dryRun("make the launch template %s", in.Name)
-	}
-	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error { return tx.PutTemplate(t) })
+	err := r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		err := tx.PutTemplate(t)
+		if err == nil && in.DryRun {
+			err = dryRun("make the launch template %s", in.Name)
+		}
+		return err
+	})
 	if errors.Is(err, catalog.ErrExists) {
 		return t, ami.Errorf(ami.CodeTemplateExists, "Launch template name already in use: %s.", in.Name).
 			WithHint("kami template version %s makes another version of it.", in.Name)
@@ -81,7 +92,7 @@ func (r *Region) CreateLaunchTemplateVersion(ctx context.Context, in TemplateInp
 	if err := checkTemplate(in); err != nil {
 		return ami.LaunchTemplate{}, err
 	}
-	return r.editTemplate(ctx, in.Name, func(_ *catalog.Tx, t *ami.LaunchTemplate) error {
+	return r.editTemplate(ctx, in.Name, func(t *ami.LaunchTemplate) error {
 		data := in.Data
 		if in.SourceVersion != "" {
 			from, err := t.Version(in.SourceVersion)
@@ -109,7 +120,7 @@ func (r *Region) CreateLaunchTemplateVersion(ctx context.Context, in TemplateInp
 
 // SetDefaultTemplateVersion makes a version of a launch template its default.
 func (r *Region) SetDefaultTemplateVersion(ctx context.Context, ref, version string, dry bool) (ami.LaunchTemplate, error) {
-	return r.editTemplate(ctx, ref, func(_ *catalog.Tx, t *ami.LaunchTemplate) error {
+	return r.editTemplate(ctx, ref, func(t *ami.LaunchTemplate) error {
 		v, err := t.Version(version)
 		if err != nil {
 			return err
@@ -123,10 +134,11 @@ func (r *Region) SetDefaultTemplateVersion(ctx context.Context, ref, version str
 }
 
 // DeleteLaunchTemplate deletes a launch template, or with a version that alone. The
-// default version is not deleted alone, and a template not while a group launches it.
+// default version is not deleted alone, and a template not while a group launches it or is
+// rolled to it.
 func (r *Region) DeleteLaunchTemplate(ctx context.Context, ref, version string, dry bool) error {
 	if version != "" {
-		_, err := r.editTemplate(ctx, ref, func(_ *catalog.Tx, t *ami.LaunchTemplate) error {
+		_, err := r.editTemplate(ctx, ref, func(t *ami.LaunchTemplate) error {
 			v, err := t.Version(version)
 			if err != nil {
 				return err
@@ -153,7 +165,14 @@ func (r *Region) DeleteLaunchTemplate(ctx context.Context, ref, version string, 
 			return err
 		}
 		for _, g := range groups {
-			if name, _ := ami.ParseTemplateRef(g.Launch.Template); name == t.LaunchTemplateName || name == string(t.LaunchTemplateID) {
+			of := []string{g.Launch.Template}
+			if g.Refresh != nil && g.Refresh.Status == ami.RefreshInProgress {
+				of = append(of, g.Refresh.Target.Template)
+			}
+			if slices.ContainsFunc(of, func(ref string) bool {
+				name, _ := ami.ParseTemplateRef(ref)
+				return name == t.LaunchTemplateName || name == string(t.LaunchTemplateID)
+			}) {
 				return ami.Errorf(ami.CodeGroupInUse, "The launch template %s is what the group %s launches.", t.LaunchTemplateName, g.GroupName).
 					WithHint("kami group set %s --template OTHER, or delete the group.", g.GroupName)
 			}
@@ -166,14 +185,15 @@ func (r *Region) DeleteLaunchTemplate(ctx context.Context, ref, version string, 
 	return storeError(err, "The launch template %s cannot be deleted.", ref)
 }
 
-func (r *Region) editTemplate(ctx context.Context, ref string, edit func(*catalog.Tx, *ami.LaunchTemplate) error) (t ami.LaunchTemplate, err error) {
+func (r *Region) editTemplate(ctx context.Context, ref string, edit func(*ami.LaunchTemplate) error) (t ami.LaunchTemplate, err error) {
 	err = r.catalog.Update(ctx, func(tx *catalog.Tx) error {
 		if t, err = tx.Template(r.account, ref); err != nil {
 			return notFoundOr(err, notFoundTemplate(ref))
 		}
-		if err := edit(tx, &t); err != nil {
+		if err := edit(&t); err != nil {
 			return err
 		}
+		markDefault(t)
 		return tx.PutTemplate(t)
 	})
 	return t, storeError(err, "The launch template %s cannot be changed.", ref)
@@ -212,7 +232,7 @@ func (r *Region) templated(ctx context.Context, in RunInstancesInput) (RunInstan
 	in.systemTags = append(in.systemTags, ami.Tag{Key: ami.TagTemplateID, Value: string(t.LaunchTemplateID)},
 		ami.Tag{Key: ami.TagTemplateVersion, Value: strconv.FormatInt(v.VersionNumber, 10)})
 	if in.Image == "" {
-		return in, ami.Errorf(ami.CodeMissingParameter, "The request must contain the parameter ImageId: the launch template %s has none.", strings.Join([]string{name, strconv.FormatInt(v.VersionNumber, 10)}, ":")).
+		return in, ami.Errorf(ami.CodeMissingParameter, "The request must contain the parameter ImageId: the launch template %s:%d has none.", name, v.VersionNumber).
 			WithHint("Name an image beside the template.")
 	}
 	return in, nil

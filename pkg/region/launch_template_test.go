@@ -22,6 +22,10 @@ func TestLaunchTemplates(t *testing.T) {
 	tmpl := get(r.CreateLaunchTemplate(t.Context(), in))(t)
 	_, err := r.CreateLaunchTemplate(t.Context(), in)
 	wantCode(t, err, ami.CodeTemplateExists)
+	_, err = r.CreateLaunchTemplate(t.Context(), TemplateInput{Name: "web", DryRun: true})
+	wantCode(t, err, ami.CodeTemplateExists)
+	_, err = r.CreateLaunchTemplate(t.Context(), TemplateInput{Name: "other", DryRun: true})
+	wantCode(t, err, ami.CodeDryRunOperation)
 	_, err = r.CreateLaunchTemplate(t.Context(), TemplateInput{Name: "a b"})
 	wantCode(t, err, ami.CodeTemplateNameMalformed)
 	get(r.CreateLaunchTemplateVersion(t.Context(), TemplateInput{Name: "web", SourceVersion: ami.TemplateLatest, Data: ami.LaunchTemplateData{ImageID: "two"}}))(t)
@@ -62,7 +66,7 @@ func TestLaunchTemplates(t *testing.T) {
 		}
 	}
 	for ref, want := range map[string]ami.Code{
-		"web:$Latest": ami.CodeMissingParameter, "web:9": ami.CodeTemplateVersionNotFound, "web:x": ami.CodeInvalidParameterValue, "none": ami.CodeTemplateNotFound,
+		"web:$Latest": ami.CodeMissingParameter, "web:9": ami.CodeTemplateVersionNotFound, "web:x": ami.CodeInvalidParameterValue, "none": ami.CodeTemplateNotFound, "web:": ami.CodeTemplateNotFound,
 	} {
 		_, err := r.RunInstances(t.Context(), RunInstancesInput{Template: ref})
 		wantCode(t, err, want)
@@ -82,6 +86,26 @@ func TestLaunchTemplates(t *testing.T) {
 	if !slices.Equal(numbers, []int64{1, 2, 4}) || made.DefaultVersionNumber != 4 {
 		t.Errorf("got the versions %v and the default %d, want 1, 2 and 4, which is the default", numbers, made.DefaultVersionNumber)
 	}
+	for _, all := range [][]ami.LaunchTemplate{{made}, get(r.LaunchTemplates(t.Context()))(t), {get(r.LaunchTemplate(t.Context(), "web"))(t)}} {
+		if len(all) != 1 {
+			t.Fatalf("got the templates %+v, want one", all)
+		}
+		for _, v := range all[0].Versions {
+			if v.DefaultVersion != (v.VersionNumber == 4) {
+				t.Errorf("version %d: got that it is the default: %t", v.VersionNumber, v.DefaultVersion)
+			}
+		}
+	}
+
+	// What a group launches, or is rolled to, is not deleted.
 	get(r.CreateGroup(t.Context(), GroupInput{Name: "g", Launch: &ami.GroupLaunch{Template: "web:1"}}))(t)
 	wantCode(t, r.DeleteLaunchTemplate(t.Context(), "web", "", false), ami.CodeGroupInUse)
+	get(r.editGroup(t.Context(), "g", func(g *ami.Group) error {
+		g.Refresh = &ami.GroupRefresh{Status: ami.RefreshInProgress, Target: g.Launch}
+		g.Launch = *imageGroup("one")
+		return nil
+	}))(t)
+	wantCode(t, r.DeleteLaunchTemplate(t.Context(), "web", "", false), ami.CodeGroupInUse)
+	get(r.editGroup(t.Context(), "g", func(g *ami.Group) error { g.Refresh.Status = ami.RefreshFailed; return nil }))(t)
+	must(t, r.DeleteLaunchTemplate(t.Context(), "web", "", false))
 }
