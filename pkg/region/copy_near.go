@@ -72,16 +72,7 @@ func (n *near) hold(ctx context.Context, p parcel) error {
 		ids[i] = copyPrefix + string(ami.NewSnapshotID())
 	}
 	// Looked at once more in the commit: whoever deletes later sees the lease.
-	j, err := n.r.begin(ctx, func(tx *catalog.Tx) error {
-		image, err := tx.Image(p.Image.ImageID)
-		if err == nil && image.State != ami.ImageAvailable {
-			err = ami.Errorf(ami.CodeInvalidAMIIDUnavailable, "The image id '[%s]' is no longer available", p.Image.ImageID)
-		}
-		if errors.Is(err, catalog.ErrNotFound) {
-			err = notFoundImage(p.Image.ImageID)
-		}
-		return err
-	}, ids...)
+	j, err := n.r.begin(ctx, func(tx *catalog.Tx) error { return n.r.checkLaunched(tx, p.Image.ImageID) }, ids...)
 	if err != nil {
 		return storeError(err, "The image %s cannot be held.", p.Image.ImageID)
 	}

@@ -30,7 +30,7 @@ func (r *Region) DeprecateImage(ctx context.Context, id ami.ImageID, at time.Tim
 		}
 		switch {
 		case i.State == ami.ImagePending || i.State == ami.ImageFailed:
-			return ami.Errorf(ami.CodeInvalidAMIIDUnavailable, "The image id '[%s]' is %s, not available.", id, i.State)
+			return notAvailable(*i)
 		case at.Before(now.Round(time.Minute)):
 			return bad("is past")
 		case at.After(now.AddDate(maxDeprecationYears, 0, 0)):

@@ -58,7 +58,7 @@ func (r *Region) ReplaceRootVolume(ctx context.Context, in ReplaceRootInput) (Re
 				return err
 			}
 		}
-		task.VolumeID, task.ReplacedID, err = r.swapRoot(ctx, now, snap, in.DeleteReplacedVolume)
+		task.VolumeID, task.ReplacedID, err = r.swapRoot(ctx, now, snap, in)
 		if !running {
 			return err
 		}
@@ -95,13 +95,7 @@ func (r *Region) rootSnapshot(ctx context.Context, inst ami.Instance, in Replace
 		if err != nil {
 			return ami.Snapshot{}, err
 		}
-		if err := checkReplaces(inst, image); err != nil {
-			return ami.Snapshot{}, err
-		}
-		if image.VirtualizationType != inst.VirtualizationType {
-			return ami.Snapshot{}, ami.Errorf(ami.CodeInvalidParameterCombination, "The image %s is %s, and the instance is %s.", image.ImageID, image.VirtualizationType, inst.VirtualizationType)
-		}
-		if err := r.checkSignedLaunch(ctx, image, nil); err != nil {
+		if err := r.checkRootImage(ctx, inst, image); err != nil {
 			return ami.Snapshot{}, err
 		}
 		through = []ami.Image{image}
@@ -127,12 +121,47 @@ func (r *Region) rootSnapshot(ctx context.Context, inst ami.Instance, in Replace
 	for _, image := range through {
 		snap.ProductCodes = ami.JoinProductCodes(snap.ProductCodes, image.ProductCodes)
 	}
-	if err == nil && (in.SnapshotID != "" || in.ImageID != "") { // its own root is paid for
-		err = r.catalog.View(ctx, func(tx *catalog.Tx) error {
-			return r.checkSubscribed(tx, "The snapshot "+string(id), snap.ProductCodes)
-		})
+	if err == nil {
+		err = r.catalog.View(ctx, func(tx *catalog.Tx) error { return r.checkFreshRoot(tx, in, snap) })
 	}
 	return snap, storeError(err, "The product codes of %s cannot be read.", id)
+}
+
+// checkRootImage refuses an image that is not to be launched, or whose root is of
+// another kind than the instance's.
+func (r *Region) checkRootImage(ctx context.Context, inst ami.Instance, image ami.Image) error {
+	differ := func(is, has string) error {
+		return ami.Errorf(ami.CodeInvalidParameterCombination, "The image %s is %s, and the instance is %s.", image.ImageID, is, has)
+	}
+	if err := checkReplaces(inst, image); err != nil {
+		return err
+	}
+	switch {
+	case image.State != ami.ImageAvailable:
+		return notAvailable(image)
+	case image.VirtualizationType != inst.VirtualizationType:
+		return differ(image.VirtualizationType, inst.VirtualizationType)
+	case image.Architecture != inst.Architecture:
+		return differ(string(image.Architecture), string(inst.Architecture))
+	}
+	if err := r.noteAudit(ctx, image); err != nil {
+		return err
+	}
+	return r.checkSignedLaunch(ctx, image, nil)
+}
+
+// checkFreshRoot refuses what was taken out of use since it was looked up, or is not
+// paid for. The root that the instance was launched with is.
+func (r *Region) checkFreshRoot(tx *catalog.Tx, in ReplaceRootInput, snap ami.Snapshot) error {
+	if in.ImageID != "" {
+		if err := r.checkLaunched(tx, in.ImageID); err != nil {
+			return err
+		}
+	}
+	if in.ImageID == "" && in.SnapshotID == "" {
+		return nil
+	}
+	return r.checkSubscribed(tx, "The snapshot "+string(snap.SnapshotID), snap.ProductCodes)
 }
 
 // rootOf is the root among an instance's devices, in place.
@@ -146,7 +175,7 @@ func rootOf(inst ami.Instance) (*ami.InstanceBlockDevice, error) {
 }
 
 // swapRoot makes the new root and gives it the old one's place, in one commit.
-func (r *Region) swapRoot(ctx context.Context, inst ami.Instance, snap ami.Snapshot, drop bool) (fresh, old ami.VolumeID, err error) {
+func (r *Region) swapRoot(ctx context.Context, inst ami.Instance, snap ami.Snapshot, in ReplaceRootInput) (fresh, old ami.VolumeID, err error) {
 	root, err := rootOf(inst)
 	if err != nil {
 		return "", "", err
@@ -175,7 +204,12 @@ func (r *Region) swapRoot(ctx context.Context, inst ami.Instance, snap ami.Snaps
 		v.KmsKeyID = was.KmsKeyID
 	}
 	v.Encrypted = v.KmsKeyID != ""
-	j, err := r.begin(ctx, func(tx *catalog.Tx) error { return r.beginVolume(tx, &v) }, string(v.VolumeID))
+	j, err := r.begin(ctx, func(tx *catalog.Tx) error {
+		if err := r.checkFreshRoot(tx, in, snap); err != nil {
+			return err
+		}
+		return r.beginVolume(tx, &v)
+	}, string(v.VolumeID))
 	if err != nil {
 		return "", "", err
 	}
@@ -210,7 +244,7 @@ func (r *Region) swapRoot(ctx context.Context, inst ami.Instance, snap ami.Snaps
 		if err := finishVolume(tx, &v); err != nil {
 			return err
 		}
-		if drop {
+		if in.DeleteReplacedVolume {
 			return tx.DeleteVolume(was.VolumeID)
 		}
 		was.Attachments, was.State = nil, ami.VolumeAvailable
@@ -219,7 +253,7 @@ func (r *Region) swapRoot(ctx context.Context, inst ami.Instance, snap ami.Snaps
 	if err != nil {
 		return "", "", err
 	}
-	if drop {
+	if in.DeleteReplacedVolume {
 		err = r.removeFiles(context.WithoutCancel(ctx), "", was.VolumeID)
 		os.Remove(r.lockPath(string(was.VolumeID))) // held by us, and nobody will ask for it again
 	}

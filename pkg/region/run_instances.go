@@ -97,7 +97,7 @@ func (r *Region) RunInstances(ctx context.Context, in RunInstancesInput) (ami.Re
 func (r *Region) plan(ctx context.Context, image ami.Image, in RunInstancesInput) (ami.Instance, []ami.BlockDeviceMapping, error) {
 	fail := func(err error) (ami.Instance, []ami.BlockDeviceMapping, error) { return ami.Instance{}, nil, err }
 	if image.State != ami.ImageAvailable {
-		return fail(ami.Errorf(ami.CodeInvalidAMIIDUnavailable, "The image id '[%s]' is %s, not available.", image.ImageID, image.State))
+		return fail(notAvailable(image))
 	}
 	if err := r.noteAudit(ctx, image); err != nil {
 		return fail(err)

@@ -102,6 +102,10 @@ func unavailableImage(id ami.ImageID) error {
 	return ami.Errorf(ami.CodeInvalidAMIIDUnavailable, "The image id '[%s]' is no longer available", id)
 }
 
+func notAvailable(i ami.Image) error {
+	return ami.Errorf(ami.CodeInvalidAMIIDUnavailable, "The image id '[%s]' is %s, not available.", i.ImageID, i.State)
+}
+
 // ResolveOwnImage finds an image, kernel or ramdisk of the caller's by id or by name,
 // available or disabled. Of a name the available one goes first.
 func (r *Region) ResolveOwnImage(ctx context.Context, ref string) (ami.ImageID, error) {

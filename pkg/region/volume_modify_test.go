@@ -72,13 +72,57 @@ func TestReplaceRoot(t *testing.T) {
 	// A name of the same device, as the root may be attached with.
 	must(t, detachErr(t, r, task.VolumeID))
 	snap := get(r.snapshot(t.Context(), task.SnapshotID))(t)
-	_, _, err = r.swapRoot(t.Context(), get(r.instanceRecord(t.Context(), inst.InstanceID))(t), snap, false) // detached since it was looked at
+	_, _, err = r.swapRoot(t.Context(), get(r.instanceRecord(t.Context(), inst.InstanceID))(t), snap, ReplaceRootInput{}) // detached since it was looked at
 	wantCode(t, err, ami.CodeIncorrectState)
 	_, err = r.AttachVolume(t.Context(), AttachVolumeInput{VolumeID: task.VolumeID, InstanceID: inst.InstanceID, Device: "sda1"})
 	must(t, err)
 	_, err = r.ReplaceRootVolume(t.Context(), ReplaceRootInput{InstanceID: inst.InstanceID})
 	must(t, err)
 	stale := inst // with the root that it had at first
-	_, _, err = r.swapRoot(t.Context(), stale, snap, false)
+	_, _, err = r.swapRoot(t.Context(), stale, snap, ReplaceRootInput{})
 	wantCode(t, err, ami.CodeInvalidVolumeNotFound)
+}
+
+// A root is made of an image that could be launched in the instance's place, also at
+// the moment when it is made.
+func TestReplaceRootByImages(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	told := &listener{}
+	r, o := h.open(t), h.open(t, as(stranger), tellingTo(told))
+	ctx := t.Context()
+	off, arm, theirs := image(t, r, "off"), get(r.RegisterImage(ctx, RegisterImageInput{
+		Name: "arm", Architecture: ami.ArchARM64, BlockDeviceMappings: mapping(t, "/dev/sda1="+string(rootSnapshot(image(t, r, "base")))),
+	}))(t), image(t, r, "theirs")
+	inst := stopped(t, r)
+	get(r.DisableImage(ctx, off.ImageID, false))(t)
+	for _, tt := range []struct {
+		r    *Region
+		id   ami.ImageID
+		want ami.Code
+	}{
+		{r, off.ImageID, ami.CodeInvalidAMIIDUnavailable},
+		{r, arm.ImageID, ami.CodeInvalidParameterCombination},
+		{r, ami.NewImageID(), ami.CodeInvalidAMIIDNotFound},
+		{o, theirs.ImageID, ami.CodeInvalidAMIIDNotFound},
+	} {
+		of := inst
+		if tt.r == o {
+			of = stopped(t, o)
+		}
+		_, err := tt.r.ReplaceRootVolume(ctx, ReplaceRootInput{InstanceID: of.InstanceID, ImageID: tt.id})
+		wantCode(t, err, tt.want)
+	}
+	share(t, r, theirs.ImageID, accountOf(stranger))
+	of := stopped(t, o)
+	in := ReplaceRootInput{InstanceID: of.InstanceID, ImageID: theirs.ImageID}
+	get(o.SetAllowedImages(ctx, AllowedAudit, []ImageCriterion{{ImageNames: []string{"web-*"}}}, false))(t)
+	get(o.ReplaceRootVolume(ctx, in))(t)
+	if !told.noted("is not among the allowed images") {
+		t.Error("the audit does not tell of the root")
+	}
+	snap := get(o.rootSnapshot(ctx, get(o.instance(ctx, of.InstanceID))(t), in))(t)
+	get(r.DisableImage(ctx, theirs.ImageID, false))(t) // since it was looked at
+	_, _, err := o.swapRoot(ctx, get(o.instanceRecord(ctx, of.InstanceID))(t), snap, in)
+	wantCode(t, err, ami.CodeInvalidAMIIDNotFound)
 }
