@@ -106,12 +106,14 @@ func (r *Region) RestoreSnapshot(ctx context.Context, id ami.SnapshotID, dry boo
 	return snap, storeError(err, "The snapshot %s cannot be restored.", id)
 }
 
-// RestoreImage takes an image out of the bin, with the permissions that it had. Its
-// snapshots have to be there.
+// RestoreImage takes an image out of the bin, with the permissions that it had; a
+// public one is so no more where it could not become so now. Its snapshots have to be
+// there.
 func (r *Region) RestoreImage(ctx context.Context, id ami.ImageID, dry bool) (image ami.Image, err error) {
 	if _, err := ami.ParseImageID(string(id)); err != nil {
 		return image, err
 	}
+	var private error // why it is not public any more
 	err = r.catalog.Update(ctx, func(tx *catalog.Tx) error {
 		if image, err = tx.Image(id); err != nil || image.OwnerID != r.account {
 			return notFoundOr(err, notFoundImage(id))
@@ -137,12 +139,33 @@ func (r *Region) RestoreImage(ctx context.Context, id ami.ImageID, dry bool) (im
 				return err
 			}
 		}
+		if private, err = r.publishAgain(tx, &image); err != nil {
+			return err
+		}
 		if dry {
 			return dryRun("restore %s (%s)", id, image.Name)
 		}
 		return tx.PutImage(image)
 	})
+	if err == nil && private != nil {
+		r.progress.Note("the image is restored without its permission for everybody: %v", private)
+	}
 	return image, storeError(err, "The image %s cannot be restored.", id)
+}
+
+// publishAgain takes the permission for everybody from an image that may not be public
+// by now, and says why.
+func (r *Region) publishAgain(tx *catalog.Tx, image *ami.Image) (private, err error) {
+	if !image.Public {
+		return nil, nil
+	}
+	err = r.publish(tx, image)
+	if code := ami.ErrorCode(err); code != ami.CodeOperationNotPermitted && code != ami.CodeResourceLimitExceeded {
+		return nil, err
+	}
+	everybody := ami.LaunchPermission{Group: ami.GroupAll}
+	image.SetLaunchPermissions(slices.DeleteFunc(slices.Clone(image.LaunchPermissions), func(p ami.LaunchPermission) bool { return p == everybody }))
+	return err, nil
 }
 
 func notInBin(id, state string) error {

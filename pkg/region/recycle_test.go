@@ -1,6 +1,8 @@
 package region
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -170,6 +172,43 @@ func TestRecycleBinEnds(t *testing.T) {
 	left(0)
 	_, err = h.open(t, hand.clock).RestoreImage(t.Context(), i.ImageID, false)
 	wantCode(t, err, ami.CodeInvalidAMIIDNotFound)
+}
+
+// A public image comes back from the bin as one, unless it could not become one now.
+func TestRestorePublicImages(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	told := &listener{}
+	r := h.open(t, tellingTo(told))
+	rule(t, r, RecycleImages, 9)
+	i := image(t, r, "public")
+	share(t, r, i.ImageID, everybody(), accountOf(stranger))
+	binned := func() {
+		t.Helper()
+		get(r.DeregisterImage(t.Context(), i.ImageID, false, false))(t)
+	}
+	binned()
+	if back := get(r.RestoreImage(t.Context(), i.ImageID, false))(t); !back.Public {
+		t.Errorf("got %+v, want it public as it was", back)
+	}
+	binned()
+	must(t, r.SetImageBlockPublicAccess(t.Context(), BlockNewSharing, false))
+	back := get(r.RestoreImage(t.Context(), i.ImageID, false))(t)
+	if back.Public || !slices.Equal(back.LaunchPermissions, []ami.LaunchPermission{accountOf(stranger)}) || !told.noted("public access is blocked") {
+		t.Errorf("got %+v, want it shared with one account alone, and to be told", back)
+	}
+	if now := get(r.image(t.Context(), i.ImageID))(t); now.Public {
+		t.Error("its record says that it is public")
+	}
+	must(t, r.SetImageBlockPublicAccess(t.Context(), Unblocked, false))
+	share(t, r, i.ImageID, everybody())
+	binned()
+	for n := range maxPublic { // while it was away
+		share(t, r, image(t, r, fmt.Sprint("public-", n)).ImageID, everybody())
+	}
+	if back := get(r.RestoreImage(t.Context(), i.ImageID, false))(t); back.Public {
+		t.Errorf("the account has %d public images", maxPublic+1)
+	}
 }
 
 func TestRetentionRules(t *testing.T) {
