@@ -210,7 +210,7 @@ func (r *Region) once(ctx context.Context, in CopyImageInput, do func(use func(a
 			return CopiedImage{}, err
 		case known.Request != request:
 			return CopiedImage{}, tokenMismatch(in.ClientToken, known.ImageID)
-		case image.State == ami.ImageAvailable:
+		case image.State == ami.ImageAvailable, image.State == ami.ImageDisabled:
 			return CopiedImage{ImageID: image.ImageID, Name: image.Name, RegionName: r.opts.Name, SourceImageID: image.SourceImageID, SourceRegion: image.SourceImageRegion}, nil
 		}
 	}

@@ -265,6 +265,12 @@ func TestCopyImageOnce(t *testing.T) {
 		if again.ImageID != first.ImageID || again.SourceImageID != img.ImageID {
 			t.Errorf("%s: got %+v again, want %s", to, again, first.ImageID)
 		}
+		if to == "lab-1" { // and while it is out of use
+			get(h.open(t, inRegion(to)).DisableImage(t.Context(), first.ImageID, false))(t)
+			if again := get(h.copied(t, to, in))(t); again.ImageID != first.ImageID {
+				t.Errorf("%s: got %+v once more, want %s, which is disabled", to, again, first.ImageID)
+			}
+		}
 		in.Name = "other"
 		_, err := h.copied(t, to, in)
 		wantCode(t, err, ami.CodeIdempotentParameterMismatch)
