@@ -56,9 +56,6 @@ func (r *Region) RestoreStoredImage(ctx context.Context, in RestoreImageInput) (
 	if what.Description == "" {
 		what.Description = fmt.Sprintf("[Restored %s from %s]", p.Image.ImageID, p.Region)
 	}
-	if err := what.check(); err != nil && ami.ErrorCode(err) != ami.CodeMissingParameter { // no source is named
-		return CopiedImage{}, err
-	}
 	from.step = r.progress.Step("restoring "+string(p.Image.ImageID), size)
 	done, err := r.receive(ctx, what, from, p, func(ami.ImageID) error { return nil })
 	from.step.Done(err)
