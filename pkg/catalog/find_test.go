@@ -269,41 +269,6 @@ func indexOf(t *testing.T, tx *Tx) (out []string) {
 	return out
 }
 
-// TestOldCatalogIsIndexed holds that what an older kami wrote is found.
-func TestOldCatalogIsIndexed(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "catalog.db")
-	s := open(t, path)
-	i := image("old")
-	err := s.Update(t.Context(), func(tx *Tx) error {
-		if err := tx.PutImage(i); err != nil {
-			return err
-		}
-		for _, q := range []string{
-			"DROP TABLE offers", "DROP TABLE subscriptions", "DROP TABLE image_terms", "DROP TABLE image_postings", "DROP TABLE image_deprecations", "DROP INDEX snapshots_of_images",
-			"ALTER TABLE images DROP COLUMN terms", "ALTER TABLE images DROP COLUMN at", "PRAGMA user_version = 3",
-		} {
-			if _, err := tx.conn.ExecContext(t.Context(), q); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Close()
-	err = open(t, path).View(t.Context(), func(tx *Tx) error {
-		got, _, err := tx.FindImages(ImageQuery{Viewers: []string{i.OwnerID}, Where: []AnyOf{Filter("name", "o*")}})
-		if d := gocmp.Diff([]ami.Image{i}, got); d != "" {
-			t.Errorf("images (-want +got):\n%s", d)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestPagesAreStable holds that images which come and go between two pages neither
 // hide nor repeat others.
 func TestPagesAreStable(t *testing.T) {
