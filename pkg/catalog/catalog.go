@@ -157,6 +157,7 @@ var migrations = [...]string{
 	meterSchema,
 	offerSchema,
 	scaleSchema,
+	meterIndex,
 }
 
 // reindexed is the last migration after which all images have to be indexed anew.

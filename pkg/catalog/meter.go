@@ -25,6 +25,11 @@ const meterSchema = `
 	CREATE UNIQUE INDEX IF NOT EXISTS usage_open ON usages (resource) WHERE ended = '';
 	CREATE INDEX IF NOT EXISTS usage_ended ON usages (ended);`
 
+// A month in the middle of many is found without a look at what is after it.
+const meterIndex = `
+	DROP INDEX usage_ended;
+	CREATE INDEX usage_times ON usages (ended, created);`
+
 // Instant is a moment by the clock, and by what does not follow when that is set: the
 // run of the host, and how long it has lasted. An empty Boot is of an unknown run.
 type Instant struct {
@@ -105,14 +110,17 @@ type UsageRecord struct {
 	ami.Usage
 }
 
-// Usages reads the usages that had not ended at an instant, oldest first; the zero
-// instant is for all there are.
-func (tx *Tx) Usages(after time.Time) ([]UsageRecord, error) {
-	if after.IsZero() {
+// Usages reads the usages of a time, oldest first: those that had not ended at its
+// beginning, and had begun before its end. It is by the clock; the zero instants are for
+// all there are.
+func (tx *Tx) Usages(from, to time.Time) ([]UsageRecord, error) {
+	if from.IsZero() && to.IsZero() {
 		return many[UsageRecord](tx, "usages", "TRUE")
 	}
-	return many[UsageRecord](tx, "usages", "ended = '' OR ended > ?", stamp(after))
+	return many[UsageRecord](tx, "usages", usagesOf, stamp(from), stamp(to))
 }
+
+const usagesOf = "(ended = '' OR ended > ?) AND created < ?"
 
 // openUsage reads the open usage of a thing, of which found says whether there is one.
 func (tx *Tx) openUsage(resource string) (u UsageRecord, found bool, err error) {

@@ -3,6 +3,8 @@ package catalog
 import (
 	"errors"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,7 +47,7 @@ func update(t *testing.T, s *Store, fn func(*Tx) error) {
 
 func usages(t *testing.T, s *Store) (all []UsageRecord) {
 	t.Helper()
-	if err := s.View(t.Context(), func(tx *Tx) (err error) { all, err = tx.Usages(time.Time{}); return err }); err != nil {
+	if err := s.View(t.Context(), func(tx *Tx) (err error) { all, err = tx.Usages(time.Time{}, time.Time{}); return err }); err != nil {
 		t.Fatal(err)
 	}
 	return all
@@ -162,5 +164,47 @@ func TestMeteringBegins(t *testing.T) {
 	got := usages(t, s)
 	if len(got) != 1 || got[0].ResourceID != string(snap.SnapshotID) || !got[0].From.Equal(newHost().at.Time) || got[0].Layers[0].Bytes != 7 {
 		t.Errorf("got %+v, want one usage of the snapshot since metering began", got)
+	}
+}
+
+// The usages of a month are those that were there in it, also in the middle of many, and
+// are found by the index.
+func TestUsagesOfAMonth(t *testing.T) {
+	s := metered(t, newHost())
+	month := func(n time.Month) time.Time { return time.Date(2026, n, 1, 0, 0, 0, 0, time.UTC) }
+	day := 24 * time.Hour
+	for id, at := range map[string][2]time.Time{
+		"before":       {month(3).Add(day), month(4)},
+		"from before":  {month(3).Add(day), month(4).Add(1)},
+		"in it":        {month(4), month(4).Add(day)},
+		"all of it":    {month(3), month(6)},
+		"to after":     {month(5).Add(-1), month(5)},
+		"after":        {month(5), month(6)},
+		"goes on":      {month(4).Add(day)},
+		"begins after": {month(5).Add(day)},
+	} {
+		update(t, s, func(tx *Tx) error {
+			return tx.putUsage(UsageRecord{ID: id, Usage: ami.Usage{ResourceID: id, From: at[0], To: at[1]}})
+		})
+	}
+	var got []string
+	err := s.View(t.Context(), func(tx *Tx) error {
+		all, err := tx.Usages(month(4), month(5))
+		for _, u := range all {
+			got = append(got, u.ID)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if slices.Sort(got); !slices.Equal(got, []string{"all of it", "from before", "goes on", "in it", "to after"}) {
+		t.Errorf("got %q", got)
+	}
+	plan := texts(t, s.db, "EXPLAIN QUERY PLAN SELECT id, doc FROM usages WHERE "+strings.ReplaceAll(usagesOf, "?", "'2026'")+" ORDER BY created, id")
+	for _, step := range plan {
+		if strings.Contains(step, "SCAN") || strings.Contains(step, "SEARCH") && !strings.Contains(step, "usage_times") {
+			t.Errorf("got the plan %q, want one by usage_times", plan)
+		}
 	}
 }

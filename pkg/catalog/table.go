@@ -98,7 +98,7 @@ func (tx *Tx) Verify() (damage []error, err error) {
 	_, errs[5] = tx.Leases()
 	_, errs[6] = tx.CachedLayers()
 	_, errs[7] = many[json.RawMessage](tx, "settings", "TRUE")
-	_, errs[8] = tx.Usages(time.Time{})
+	_, errs[8] = tx.Usages(time.Time{}, time.Time{})
 	_, errs[9] = tx.Offers()
 	_, errs[10] = tx.Subscriptions()
 	_, errs[11] = many[ami.LaunchTemplate](tx, "launch_templates", "TRUE")

@@ -118,7 +118,7 @@ func (r *Region) Bill(ctx context.Context, in BillInput) (Bill, error) {
 	r.observe(ctx, instances)
 	var deals deals
 	err = r.catalog.View(ctx, func(tx *catalog.Tx) error {
-		if usages, err = tx.Usages(b.Start.Add(-leastRun)); r.legible(err) != nil {
+		if usages, err = tx.Usages(b.Start.Add(-leastRun), b.End); r.legible(err) != nil {
 			return err
 		}
 		if deals, err = r.readDeals(tx); err != nil {

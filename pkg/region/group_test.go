@@ -279,7 +279,7 @@ func killed(h *house, t *testing.T, n int, do func(context.Context, *Region) err
 func openRuns(t *testing.T, r *Region) (n int) {
 	t.Helper()
 	var all []catalog.UsageRecord
-	must(t, r.catalog.View(t.Context(), func(tx *catalog.Tx) (err error) { all, err = tx.Usages(time.Time{}); return err }))
+	must(t, r.catalog.View(t.Context(), func(tx *catalog.Tx) (err error) { all, err = tx.Usages(time.Time{}, time.Time{}); return err }))
 	for _, u := range all {
 		if u.Kind == ami.UsageInstance && u.To.IsZero() {
 			n++
