@@ -97,8 +97,10 @@ func CreateAt(ctx context.Context, home, name, at string, dry bool) (Info, error
 		return Info{}, badRegionName(name)
 	}
 	dir := filepath.Join(home, "regions", name)
-	if far, err := isRemote(home, name); err != nil || far {
-		return Info{}, errors.Join(err, regionExists(name))
+	if far, err := isRemote(home, name); err != nil {
+		return Info{}, err
+	} else if far {
+		return Info{}, regionExists(name)
 	}
 	if at != "" {
 		if _, err := os.Lstat(dir); err == nil {
@@ -207,6 +209,14 @@ func Delete(ctx context.Context, home, name string, dry bool) error {
 	if n := len(images) + len(snaps) + len(vols); n > 0 {
 		return ami.Errorf(ami.CodeIncorrectState, "The region %q still holds %d images, %d snapshots and %d volumes.", name, len(images), len(snaps), len(vols)).
 			WithHint("Deregister and delete them first.")
+	}
+	bundles, err := r.ListBundles(ctx, "", "", true)
+	if err != nil {
+		return err
+	}
+	if len(bundles) > 0 {
+		return ami.Errorf(ami.CodeIncorrectState, "The region %q still holds %d bundles.", name, len(bundles)).
+			WithHint("kami --region %s bundle list --allow-unsigned shows them; delete them, or move what is to stay to another store.", name)
 	}
 	if dry {
 		return dryRun("delete the region %q", name)

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kamivm/kami/pkg/ami"
+	"github.com/kamivm/kami/pkg/bundle"
 	"github.com/kamivm/kami/pkg/catalog"
 )
 
@@ -52,6 +53,11 @@ func TestRegions(t *testing.T) {
 	v := newVolume(t, h.open(t, in("lab-1"), as(stranger)))
 	wantCode(t, Delete(t.Context(), h.home, "lab-1", false), ami.CodeIncorrectState)
 	must(t, lab.catalog.Update(t.Context(), func(tx *catalog.Tx) error { return tx.DeleteVolume(v.VolumeID) }))
+	bundled(t, lab, "web", func(s *BundleSpec, _ *bundle.Manifest) { s.Unsigned = true }) // nor is one lost
+	err = Delete(t.Context(), h.home, "lab-1", false)
+	wantCode(t, err, ami.CodeIncorrectState)
+	wantSays(t, err, "1 bundles")
+	get(lab.DeleteBundle(t.Context(), DeleteBundleInput{Location: "images/web"}))(t)
 	wantCode(t, Delete(t.Context(), h.home, "lab-1", true), ami.CodeDryRunOperation)
 	list(info("lab-1", 0), info("local-1", 0))
 	// What was left of one that was being removed is no obstacle.
