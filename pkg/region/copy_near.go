@@ -3,7 +3,6 @@ package region
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/catalog"
@@ -92,10 +91,7 @@ func (n *near) bring(ctx context.Context, to *Region, id ami.SnapshotID, l parce
 			return snapshot.Layer{}, err
 		}
 		defer img.Close()
-		made, err := to.writeLayer(ctx, id, img, parent)
-		done.copied(l, 1, 1)
-		done.MovedBytes += made.FileSize
-		return made, err
+		return to.rewriteLayer(ctx, id, img, l, parent, done)
 	}
 	chain, err := n.r.layers.Chain(l.Digest)
 	if err != nil {
@@ -104,25 +100,29 @@ func (n *near) bring(ctx context.Context, to *Region, id ami.SnapshotID, l parce
 	return to.adoptLayer(ctx, id, chain[0], l, done)
 }
 
+// rewriteLayer is writeLayer for a layer whose content stands on another file of its
+// parent's here.
+func (r *Region) rewriteLayer(ctx context.Context, id ami.SnapshotID, src qcow2.Source, l parcelLayer, parent digest.Digest, done *CopiedImage) (snapshot.Layer, error) {
+	made, err := r.writeLayer(ctx, id, src, parent)
+	done.copied(l, 1, 1)
+	done.MovedBytes += made.FileSize
+	return made, err
+}
+
 // adoptLayer is writeLayer of a file that is the layer already. Its parent is held.
 func (r *Region) adoptLayer(ctx context.Context, id ami.SnapshotID, path string, l parcelLayer, done *CopiedImage) (snapshot.Layer, error) {
-	for try := 0; ; try++ {
+	var moved int64
+	layer, err := r.makeHeld(ctx, string(id), func(ctx context.Context) (made snapshot.Layer, err error) {
 		step := r.progress.Step("copying "+l.Digest.Short(), l.FileSize)
-		made, moved, err := r.layers.AdoptLayer(ctx, path, snapshot.Layer{Digest: l.Digest, Parent: l.Parent, Content: l.Content}, step)
+		made, moved, err = r.layers.AdoptLayer(ctx, path, snapshot.Layer{Digest: l.Digest, Parent: l.Parent, Content: l.Content}, step)
 		step.Done(err)
-		if err != nil {
-			return made, err
-		}
-		held, err := r.holdLayer(ctx, string(id), made.Digest)
-		if err != nil || held {
-			done.copied(l, moved, l.FileSize)
-			done.MovedBytes += moved
-			return made, err
-		}
-		if try > 2 {
-			return made, fmt.Errorf("%w: %s is removed again and again", snapshot.ErrNotFound, made.Digest.Short())
-		}
+		return made, err
+	})
+	if err == nil {
+		done.copied(l, moved, l.FileSize)
+		done.MovedBytes += moved
 	}
+	return layer, err
 }
 
 func (n *near) flat(_ context.Context, _ *Region, _ parcel, s ami.Snapshot) (qcow2.Source, func() error, error) {

@@ -92,24 +92,6 @@ func (r *Region) turn(ctx context.Context, id, what string) (done func(), err er
 	return func() { os.Remove(path); lock.Unlock() }, nil
 }
 
-// makeHeld makes a layer that a collection of garbage does not take before its
-// record is written.
-func (r *Region) makeHeld(ctx context.Context, lease string, write func(context.Context) (snapshot.Layer, error)) (snapshot.Layer, error) {
-	for try := 0; ; try++ {
-		layer, err := write(ctx)
-		if err != nil {
-			return layer, err
-		}
-		held, err := r.holdLayer(ctx, lease, layer.Digest)
-		if err != nil || held {
-			return layer, err
-		}
-		if try > 2 {
-			return layer, fmt.Errorf("%w: %s is removed again and again", snapshot.ErrNotFound, layer.Digest.Short())
-		}
-	}
-}
-
 // isCached says whether there is a layer for key. One that is recorded and is not
 // there is made anew, and so is one that cannot be read.
 func (r *Region) isCached(ctx context.Context, key string) (bool, error) {

@@ -58,22 +58,30 @@ func (r *Region) mustHold(ctx context.Context, lease string, d digest.Digest) er
 }
 
 // writeLayer writes the layer of a snapshot whose job is under way. Its parent
-// cannot be removed meanwhile, nor the layer before its record names it: an
-// equal one may be there already, and its last snapshot about to be deleted.
+// cannot be removed meanwhile, nor the layer before its record names it.
 func (r *Region) writeLayer(ctx context.Context, id ami.SnapshotID, src qcow2.Source, parent digest.Digest) (snapshot.Layer, error) {
 	if parent != "" {
 		if err := r.mustHold(ctx, string(id), parent); err != nil {
 			return snapshot.Layer{}, err
 		}
 	}
-	for try := 0; ; try++ {
+	return r.makeHeld(ctx, string(id), func(ctx context.Context) (snapshot.Layer, error) {
 		step := r.progress.Step(fmt.Sprintf("writing %s", id), src.Size())
 		layer, err := r.layers.WriteLayer(ctx, src, parent, step)
 		step.Done(err)
+		return layer, err
+	})
+}
+
+// makeHeld makes a layer for a job, by whose lease it is held before its record names
+// it: an equal one may be there already, and just being removed.
+func (r *Region) makeHeld(ctx context.Context, lease string, write func(context.Context) (snapshot.Layer, error)) (snapshot.Layer, error) {
+	for try := 0; ; try++ {
+		layer, err := write(ctx)
 		if err != nil {
 			return layer, err
 		}
-		held, err := r.holdLayer(ctx, string(id), layer.Digest)
+		held, err := r.holdLayer(ctx, lease, layer.Digest)
 		if err != nil || held {
 			return layer, err
 		}

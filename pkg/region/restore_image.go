@@ -241,8 +241,7 @@ func (u *unpacker) bring(ctx context.Context, to *Region, id ami.SnapshotID, l p
 	}
 	defer os.Remove(path)
 	if parent == l.Parent {
-		made, err := to.adoptLayer(ctx, id, path, l, done)
-		return made, err
+		return to.adoptLayer(ctx, id, path, l, done)
 	}
 	// The region has the parent's content in another file.
 	chain, err := to.layers.Chain(parent)
@@ -254,10 +253,7 @@ func (u *unpacker) bring(ctx context.Context, to *Region, id ami.SnapshotID, l p
 		return snapshot.Layer{}, err
 	}
 	defer img.Close()
-	made, err := to.writeLayer(ctx, id, img, parent)
-	done.copied(l, 1, 1)
-	done.MovedBytes += made.FileSize
-	return made, err
+	return to.rewriteLayer(ctx, id, img, l, parent, done)
 }
 
 func (u *unpacker) flat(context.Context, *Region, parcel, ami.Snapshot) (qcow2.Source, func() error, error) {
