@@ -50,7 +50,6 @@ const (
 	CodeInvalidFilter                   Code = "InvalidFilter"
 	CodeInvalidNextToken                Code = "InvalidNextToken"
 	CodeInvalidUserIDMalformed          Code = "InvalidUserID.Malformed"
-	CodeInvalidAttachmentNotFound       Code = "InvalidAttachment.NotFound"
 	CodeOperationNotPermitted           Code = "OperationNotPermitted"
 	CodeAuthFailure                     Code = "AuthFailure"
 	CodeOptInRequired                   Code = "OptInRequired"

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -205,6 +207,24 @@ func TestBundleDryRun(t *testing.T) {
 	if _, err := r.DescribeBundle(t.Context(), BundleRef{Location: "b/x"}); err != nil {
 		t.Error(err)
 	}
+}
+
+// Who packs into a bucket waits for one who deletes from it, and not for ever.
+func TestBundlingInProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := open(t)
+		dir := r.path("objects", "images", ".making")
+		must(t, os.MkdirAll(dir, 0o700))
+		must(t, os.WriteFile(filepath.Join(dir, "sweep"), []byte("held\n"), 0o600))
+		begun := time.Now()
+		_, err := r.CreateBundle(t.Context(), CreateBundleInput{BundleSpec: BundleSpec{Location: "images/web"}, Source: rawDisk(t, "web")})
+		wantCode(t, err, ami.CodeBundlingInProgress)
+		if waited := time.Since(begun); waited < time.Minute || waited > time.Hour {
+			t.Errorf("it waited %s", waited)
+		}
+		must(t, os.Remove(filepath.Join(dir, "sweep")))
+		get(r.CreateBundle(t.Context(), CreateBundleInput{BundleSpec: BundleSpec{Location: "images/web"}, Source: rawDisk(t, "web")}))(t)
+	})
 }
 
 // TestBundleErrorCodes: what a store of bundles says has EC2's code, and keeps it.
