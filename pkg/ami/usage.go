@@ -11,7 +11,7 @@ type UsageKind string
 
 // The kinds of usage.
 const (
-	UsageInstance UsageKind = "instance" // one run of an instance, from its start to its stop
+	UsageInstance UsageKind = "instance" // one run of an instance with its product codes, from its start to its stop
 	UsageVolume   UsageKind = "volume"   // a volume of one size and type
 	UsageSnapshot UsageKind = "snapshot" // a snapshot on one layer
 )
@@ -19,15 +19,14 @@ const (
 // Usage is what was used of one thing, without a change, from one instant to another.
 // It is kami's own noun: what bills are made of.
 type Usage struct {
-	Kind       UsageKind `json:"Kind"`
-	ResourceID string    `json:"ResourceId"` // of the instance, volume or snapshot
-	OwnerID    string    `json:"OwnerId"`    // who pays
-	Type       string    `json:"Type,omitempty"`
-	// ProductCodes are what an instance had at the start of the run.
-	ProductCodes []string   `json:"ProductCodes,omitempty"`
-	ImageID      ImageID    `json:"ImageId,omitempty"` // of an instance
-	Bytes        int64      `json:"Bytes,omitempty"`   // provisioned, of a volume
-	Layers       []LayerUse `json:"Layers,omitempty"`  // that a snapshot stands on, its own first
+	Kind         UsageKind  `json:"Kind"`
+	ResourceID   string     `json:"ResourceId"` // of the instance, volume or snapshot
+	OwnerID      string     `json:"OwnerId"`    // who pays
+	Type         string     `json:"Type,omitempty"`
+	ProductCodes []string   `json:"ProductCodes,omitempty"` // of an instance
+	ImageID      ImageID    `json:"ImageId,omitempty"`      // of an instance
+	Bytes        int64      `json:"Bytes,omitempty"`        // provisioned, of a volume
+	Layers       []LayerUse `json:"Layers,omitempty"`       // that a snapshot stands on, its own first
 	From         time.Time  `json:"From"`
 	To           time.Time  `json:"To,omitzero"` // zero: it goes on
 

@@ -165,7 +165,8 @@ func (tx *Tx) meterAs(resource string, counts bool, want ami.Usage, ended func()
 	if err != nil {
 		return fmt.Errorf("metering %s: %w", resource, err)
 	}
-	if open && counts && have.OwnerID == want.OwnerID && have.Type == want.Type && have.Bytes == want.Bytes && layerOf(have.Usage) == layerOf(want) {
+	if open && counts && have.OwnerID == want.OwnerID && have.Type == want.Type && have.Bytes == want.Bytes &&
+		layerOf(have.Usage) == layerOf(want) && slices.Equal(have.ProductCodes, want.ProductCodes) {
 		return nil
 	}
 	if open {

@@ -38,9 +38,14 @@ func (m *biller) subscriptions(now time.Time) {
 		if end.IsZero() || end.After(now) {
 			end = now
 		}
+		if end.Before(s.SubscribedAt) { // the clock was set back
+			end = s.SubscribedAt
+		}
 		from, to, _ := m.within(s.SubscribedAt, end)
 		k := key{s.AccountID, s.ProductCode}
-		if !ok || done[k] || !s.SubscribedAt.Before(m.End) || end.Before(m.Start) {
+		// What ended as the month began is not of it; what has just begun is.
+		there := s.SubscribedAt.Before(m.End) && (end.After(m.Start) || !s.SubscribedAt.Before(m.Start))
+		if !ok || done[k] || !there {
 			continue
 		}
 		if price := decimal(offer.MonthlyPrice); price.Sign() > 0 {

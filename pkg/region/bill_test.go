@@ -256,6 +256,61 @@ func TestBillOfProducts(t *testing.T) {
 	}
 }
 
+// A run whose root is replaced by one that is sold costs that from then on.
+func TestBillOfAProductThatComesLater(t *testing.T) {
+	t.Parallel()
+	h, clock := newHouse(t), newMeterHand()
+	priced(t, h, somePrices)
+	r, seller := h.open(t, clock.options), h.open(t, clock.options, as(stranger))
+	offered(t, seller, "web", func(in *CreateOfferInput) { in.HourlyPrice = "0.5" })
+	i := sold(t, seller, "web-1", "web", accountOf(ami.DefaultAccount))
+	subscribed(t, r, "web")
+	inst := running(t, r)
+	clock.pass(time.Hour)
+	get(r.ReplaceRootVolume(t.Context(), ReplaceRootInput{InstanceID: inst.InstanceID, ImageID: i.ImageID}))(t)
+	clock.pass(2 * time.Hour)
+	b := bill(t, r, "")
+	wantLines(t, b, BillInstance, "t3.micro 1 0.0104", "t3.micro 2 0.0208")
+	wantLines(t, b, BillProduct, "web 2 1")
+}
+
+// A month of a subscription is charged in each month in which it is there.
+func TestBillOfSubscriptions(t *testing.T) {
+	at := func(month time.Month, day int) time.Time { return time.Date(2026, month, day, 0, 0, 0, 0, time.UTC) }
+	tests := []struct {
+		name            string
+		from, to, now   time.Time
+		october, inNext string // the stretch that is told, in days of the months
+	}{
+		{"goes on", at(10, 5), time.Time{}, at(11, 3), "10-05 11-01", "11-01 11-03"},
+		{"cancelled", at(10, 5), at(10, 6), at(11, 3), "10-05 10-06", ""},
+		{"cancelled as the month ends", at(10, 5), at(11, 1), at(11, 3), "10-05 11-01", ""},
+		{"cancelled in the next", at(10, 5), at(11, 1).Add(1), at(11, 3), "10-05 11-01", "11-01 11-01"},
+		{"from the first instant", at(11, 1), time.Time{}, at(11, 1), "", "11-01 11-01"},
+		{"ended as the month begins", at(9, 5), at(10, 1), at(11, 3), "", ""},
+		{"with the clock set back", at(10, 5), time.Time{}, at(10, 2), "10-05 10-05", ""},
+	}
+	for _, tt := range tests {
+		for month, want := range map[time.Month]string{10: tt.october, 11: tt.inNext} {
+			m := &biller{
+				Bill: Bill{Start: at(month, 1), End: at(month+1, 1)},
+				deals: deals{
+					offers:        map[string]ami.Offer{"web": {ProductCode: "web", MonthlyPrice: "20"}},
+					subscriptions: []ami.Subscription{{ProductCode: "web", SubscribedAt: tt.from, CancelledAt: tt.to}},
+				},
+			}
+			m.subscriptions(tt.now)
+			var got string
+			for _, l := range m.Lines {
+				got += l.Start.Format("01-02 ") + l.End.Format("01-02")
+			}
+			if got != want {
+				t.Errorf("%s: in %s got %q, want %q", tt.name, month, got, want)
+			}
+		}
+	}
+}
+
 func TestPrices(t *testing.T) {
 	for text, says := range map[string]string{
 		somePrices:                                          "",
