@@ -32,11 +32,6 @@ type Subscription struct {
 	CancelledAt  time.Time `json:"CancelledAt,omitzero"` // zero: it is not
 }
 
-// Active says whether s is there at an instant.
-func (s Subscription) Active(at time.Time) bool {
-	return !at.Before(s.SubscribedAt) && (s.CancelledAt.IsZero() || at.Before(s.CancelledAt))
-}
-
 // MarketplaceCode is the type of product codes that offers have.
 const MarketplaceCode = "marketplace"
 

@@ -44,8 +44,10 @@ func (r *Region) Subscribe(ctx context.Context, code string, acceptTerms, dry bo
 			return dryRun("subscribe to %s (%s)", code, o.Title)
 		}
 		for _, other := range had { // one after the other, whatever the clock says
-			for !now.After(other.SubscribedAt) || now.Before(other.CancelledAt) {
-				now = now.Add(time.Millisecond)
+			for _, least := range []time.Time{other.SubscribedAt.Add(time.Millisecond), other.CancelledAt} {
+				if now.Before(least) {
+					now = least
+				}
 			}
 		}
 		s = ami.Subscription{ProductCode: code, AccountID: r.account, SubscribedAt: now}
