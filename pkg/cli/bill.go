@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/csv"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -27,8 +28,8 @@ is there. --csv writes each use as CSV with the columns of FOCUS 1.0, the FinOps
 Open Cost and Usage Specification.`,
 		Example: "  kami bill\n  kami bill --month 2026-11 --as 111122223333\n  kami bill --month 2026-11 --all-accounts --csv > bill.csv",
 		RunE: func(c *cobra.Command, _ []string) error {
-			if asCSV && a.flags.query != "" {
-				return usagef("--csv and --query exclude each other")
+			if err := errors.Join(exclusive(c, "csv", "query"), exclusive(c, "csv", "output")); err != nil {
+				return err
 			}
 			return a.with(c.Context(), func(r *region.Region) error {
 				b, err := r.Bill(c.Context(), in)

@@ -33,12 +33,7 @@ func (a *app) printBundles(all []region.Bundle) error {
 		{Title: "PARTITION", Text: func(b region.Bundle) string { return b.Manifest.Partition }},
 		{Title: "SIZE", Text: func(b region.Bundle) string { return output.Bytes(b.Manifest.Size) }},
 		{Title: "SIGNED", Text: signedBy},
-		{Title: "CREATED", Text: func(b region.Bundle) string {
-			if b.Manifest.CreationDate.IsZero() {
-				return ""
-			}
-			return stamp(b.Manifest.CreationDate)
-		}},
+		{Title: "CREATED", Text: func(b region.Bundle) string { return stampIf(b.Manifest.CreationDate) }},
 	})
 }
 
@@ -251,12 +246,7 @@ ssh-keygen -Y verify.`,
 				type key = region.BundleKey
 				return output.List(a.printer(), bundleKeysDoc(keys), keys, func(k key) string { return k.Fingerprint }, []output.Column[key]{
 					{Title: "KEY", Text: func(k key) string { return k.Fingerprint }},
-					{Title: "OWN", Text: func(k key) string {
-						if k.Own {
-							return "yes"
-						}
-						return "no"
-					}},
+					{Title: "OWN", Text: func(k key) string { return yesNo(k.Own) }},
 					{Title: "COMMENT", Text: func(k key) string { return k.Comment }},
 				})
 			})

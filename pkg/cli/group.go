@@ -125,17 +125,11 @@ func (a *app) printGroup(g ami.Group) error {
 		fmt.Fprintln(a.err)
 	}
 	type col = output.Column[ami.GroupInstance]
-	yes := func(b bool) string {
-		if b {
-			return "yes"
-		}
-		return "no"
-	}
 	return output.List(a.printer(), groupsDoc([]ami.Group{g}), g.Instances, func(i ami.GroupInstance) string { return string(i.InstanceID) }, []col{
 		{Title: "INSTANCE", Text: func(i ami.GroupInstance) string { return string(i.InstanceID) }},
 		{Title: "STATE", Text: func(i ami.GroupInstance) string { return string(i.State) }},
-		{Title: "IN SERVICE", Text: func(i ami.GroupInstance) string { return yes(i.InService) }},
-		{Title: "CURRENT", Text: func(i ami.GroupInstance) string { return yes(i.Current) }},
+		{Title: "IN SERVICE", Text: func(i ami.GroupInstance) string { return yesNo(i.InService) }},
+		{Title: "CURRENT", Text: func(i ami.GroupInstance) string { return yesNo(i.Current) }},
 		{Title: "LAUNCHED", Text: func(i ami.GroupInstance) string { return stamp(i.LaunchTime) }},
 		{Title: "REVISION", Text: func(i ami.GroupInstance) string { return i.Revision }},
 	})

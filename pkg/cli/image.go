@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +16,14 @@ import (
 )
 
 func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+
+// stampIf is a time, or nothing for none.
+func stampIf(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return stamp(t)
+}
 
 func imagesDoc(all []ami.Image) any { return map[string]any{"Images": nonNil(all)} }
 
@@ -106,12 +112,9 @@ func parseMappings(list []string) ([]ami.BlockDeviceMapping, error) {
 	var out []ami.BlockDeviceMapping
 	var errs []error // of all of them at once
 	for _, s := range list {
-		if path, ok := strings.CutPrefix(s, "file://"); ok {
-			b, err := os.ReadFile(path)
-			if err != nil {
-				return nil, fmt.Errorf("the block device mapping cannot be read: %w", err)
-			}
-			s = string(b)
+		s, err := textOf("block device mapping", s)
+		if err != nil {
+			return nil, err
 		}
 		m, err := ami.ParseMapping(s)
 		out, errs = append(out, m...), append(errs, err)
@@ -327,12 +330,7 @@ instance-store image stays where it is: kami bundle delete.`,
 						return strings.Join(s, ", ")
 					}},
 					{Title: "FREED", Text: func(d region.DeregisterResult) string { return output.Bytes(d.Freed) }},
-					{Title: "IN THE BIN UNTIL", Text: func(d region.DeregisterResult) string {
-						if d.RecycleBinExit.IsZero() {
-							return ""
-						}
-						return stamp(d.RecycleBinExit)
-					}},
+					{Title: "IN THE BIN UNTIL", Text: func(d region.DeregisterResult) string { return stampIf(d.RecycleBinExit) }},
 				})
 			})
 		},

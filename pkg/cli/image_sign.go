@@ -72,17 +72,11 @@ func signaturesDoc(v region.VerifyImageResult) any {
 func (a *app) printSignatures(v region.VerifyImageResult) error {
 	type verdict = region.SignatureVerdict
 	type col = output.Column[verdict]
-	yes := func(b bool) string {
-		if b {
-			return "yes"
-		}
-		return "no"
-	}
 	return output.List(a.printer(), signaturesDoc(v), v.Signatures, func(s verdict) string { return s.KeyFingerprint }, []col{
 		{Title: "KEY", Text: func(s verdict) string { return s.KeyFingerprint }},
 		{Title: "FORMAT", Text: func(s verdict) string { return s.Format }},
-		{Title: "VALID", Text: func(s verdict) string { return yes(s.Valid) }},
-		{Title: "TRUSTED", Text: func(s verdict) string { return yes(s.Trusted) }},
+		{Title: "VALID", Text: func(s verdict) string { return yesNo(s.Valid) }},
+		{Title: "TRUSTED", Text: func(s verdict) string { return yesNo(s.Trusted) }},
 		{Title: "COMMENT", Text: func(s verdict) string { return strings.TrimSpace(s.Comment + " " + s.Reason) }},
 	})
 }

@@ -82,16 +82,22 @@ func (a *app) userData(s string) ([]byte, error) {
 	if s == "-" {
 		return io.ReadAll(io.LimitReader(a.in, region.MaxUserData+1))
 	}
+	if path, ok := strings.CutPrefix(s, "@"); ok {
+		s = "file://" + path
+	}
+	text, err := textOf("user data", s)
+	return []byte(text), err
+}
+
+// textOf is a text that is given as it is, or as file://PATH; what names it.
+func textOf(what, s string) (string, error) {
 	path, ok := strings.CutPrefix(s, "file://")
 	if !ok {
-		path, ok = strings.CutPrefix(s, "@")
+		return s, nil
 	}
-	if !ok {
-		return []byte(s), nil
-	}
-	data, err := os.ReadFile(path)
+	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("the user data cannot be read: %w", err)
+		return "", fmt.Errorf("the %s cannot be read: %w", what, err)
 	}
-	return data, nil
+	return string(b), nil
 }

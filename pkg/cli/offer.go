@@ -1,10 +1,7 @@
 package cli
 
 import (
-	"fmt"
-	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -37,14 +34,6 @@ func (a *app) printOffers(all []ami.Offer) error {
 		}},
 		{Title: "DELETED", Text: func(o ami.Offer) string { return stampIf(o.DeletionTime) }},
 	})
-}
-
-// stampIf is a time, or nothing for none.
-func stampIf(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return stamp(t)
 }
 
 func (a *app) offer() *cobra.Command {
@@ -107,12 +96,9 @@ product code, which kami image product-code puts to the images that are sold by
 it; others launch those when they have subscribed (kami subscription create).`,
 		Example: "  kami offer create --title Web --hourly-price 0.02 --currency EUR\n  kami offer create --title Supported --monthly-price 49 --currency EUR --terms file://terms.txt",
 		RunE: func(c *cobra.Command, _ []string) error {
-			if path, ok := strings.CutPrefix(in.Terms, "file://"); ok {
-				b, err := os.ReadFile(path)
-				if err != nil {
-					return fmt.Errorf("the terms cannot be read: %w", err)
-				}
-				in.Terms = string(b)
+			var err error
+			if in.Terms, err = textOf("terms", in.Terms); err != nil {
+				return err
 			}
 			return a.with(c.Context(), func(r *region.Region) error {
 				o, err := r.CreateOffer(c.Context(), in)

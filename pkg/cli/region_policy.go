@@ -2,8 +2,6 @@ package cli
 
 import (
 	"encoding/json"
-	"fmt"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -121,12 +119,8 @@ JSON.`,
 
 // readCriteria reads EC2's JSON.
 func readCriteria(s string) (all []region.ImageCriterion, err error) {
-	if path, ok := strings.CutPrefix(s, "file://"); ok {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("the criteria cannot be read: %w", err)
-		}
-		s = string(b)
+	if s, err = textOf("criteria", s); err != nil {
+		return nil, err
 	}
 	d := json.NewDecoder(strings.NewReader(s))
 	d.DisallowUnknownFields()

@@ -38,6 +38,8 @@ func TestMistakesInWords(t *testing.T) {
 		{"launch web --shutdown-behavior explode", `--shutdown-behavior "explode" is not one of stop, terminate`},
 		{"instance wait i-0123456789abcdef0 --for godot", `--for "godot" is not one of running, booted, ssh`},
 		{"console web --follow --attach", "--follow and --attach exclude each other"},
+		{"bill --csv --query Lines", "--csv and --query exclude each other"},
+		{"bill --csv -o json", "--csv and --output exclude each other"},
 		{"image list -o xml", `the output "xml" is not one of table, json, yaml, id`},
 		{"image list --query Images[", "the query cannot be read at its character 8"},
 		{"completion tcsh", `the shell "tcsh" is not one of bash`},
