@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -22,8 +23,8 @@ import (
 // one that came from elsewhere. Its bytes have to come to the Digest, it has to be a
 // layer over the Parent, which is in the store, and its disk has to have the Content
 // ("" for any); only then it has its name. Where the file lies on the same file
-// system, and nobody can write to it, it is not copied but has two names, and the
-// bytes copied are 0. A layer that is there already is not read again. It returns
+// system, is ours, and nobody can write to it, it is not copied but has two names,
+// and the bytes copied are 0. A layer that is there already is not read again. It returns
 // ErrCorrupt, ErrNotFound where the parent is not there, and ErrNoSpace; a failure
 // leaves nothing behind.
 func (s *Store) AdoptLayer(ctx context.Context, path string, want Layer, step ami.Step) (l Layer, copied int64, err error) {
@@ -106,8 +107,7 @@ func (s *Store) take(ctx context.Context, from, to string, d digest.Digest, step
 	}
 	h, read := sha256.New(), io.Reader(in)
 	ours := strings.HasPrefix(from, s.tmp()+string(filepath.Separator))
-	// A file that somebody else may write to is none that never changes.
-	linked := (ours || st.Mode().Perm()&0o222 == 0) && os.Link(from, to) == nil
+	linked := (ours || ownUnwritable(st)) && link(in, to) == nil
 	switch {
 	case linked && ours:
 		copied = st.Size()
@@ -134,6 +134,18 @@ func (s *Store) take(ctx context.Context, from, to string, d digest.Digest, step
 		return 0, fmt.Errorf("%w: the bytes of %s have the digest %s", ErrCorrupt, d.Short(), got.Short())
 	}
 	return copied, nil
+}
+
+// ownUnwritable says whether a file is this user's and nobody's to write to: one that
+// somebody else may write to, or allow that, is none that never changes.
+func ownUnwritable(st os.FileInfo) bool {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	return ok && int(sys.Uid) == os.Geteuid() && st.Mode().Perm()&0o222 == 0
+}
+
+// link gives an open file another name: that file, whatever has its name by now.
+func link(f *os.File, to string) error {
+	return unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.AT_FDCWD, to, unix.AT_SYMLINK_FOLLOW)
 }
 
 // examine looks at a file that is to be a layer. Nothing that its header names is

@@ -73,3 +73,53 @@ func TestAdoptLayer(t *testing.T) {
 		t.Errorf("got the layers %v (%v), want two", all, err)
 	}
 }
+
+// TestAdoptLayerOfOthers: what is not ours, or only a link to a file, is no second name
+// of it, since it may become something else.
+func TestAdoptLayerOfOthers(t *testing.T) {
+	step := ami.NoProgress.Step("", 0)
+	for name, give := range map[string]func(t *testing.T, path string) string{
+		"writable": func(t *testing.T, path string) string {
+			if err := os.Chmod(path, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return path
+		},
+		"another's": func(t *testing.T, path string) string {
+			if os.Getuid() != 0 {
+				t.Skip("only root can give a file away")
+			}
+			if err := os.Chown(path, 65534, 65534); err != nil {
+				t.Fatal(err)
+			}
+			return path
+		},
+		"a link": func(t *testing.T, path string) string {
+			to := filepath.Join(t.TempDir(), "link")
+			if err := os.Symlink(path, to); err != nil {
+				t.Fatal(err)
+			}
+			return to
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			from, to := open(t), open(t)
+			l := write(t, from, raw(t, 1), "")
+			path := give(t, from.layerPath(l.Digest))
+			_, copied, err := to.AdoptLayer(t.Context(), path, l, step)
+			if err != nil {
+				t.Fatal(err)
+			}
+			st, err := os.Lstat(to.layerPath(l.Digest))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !st.Mode().IsRegular() {
+				t.Errorf("the layer is %v", st.Mode())
+			}
+			if want := l.FileSize; name != "a link" && copied != want {
+				t.Errorf("got %d bytes copied, want %d", copied, want)
+			}
+		})
+	}
+}
