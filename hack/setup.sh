@@ -26,7 +26,7 @@ packages=(
   gcc libc6-dev make
 )
 if [ "${1:-}" = bench ]; then
-  packages+=(restic casync borgbackup)
+  packages+=(restic borgbackup)
 fi
 
 say() { printf 'setup: %s\n' "$*"; }
