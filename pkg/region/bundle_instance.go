@@ -101,21 +101,6 @@ func (r *Region) readStopped(ctx context.Context, v ami.Volume, fn func(qcow2.So
 // readLive gives fn the content of a volume at one instant, while its guest goes
 // on. What is known of the volume's changes stays as it is.
 func (r *Region) readLive(ctx context.Context, inst ami.Instance, v ami.Volume, require ami.Consistency, fn func(qcow2.Source, ami.Consistency) error) error {
-	driver, err := r.driver(ctx, inst.Connect)
-	if err != nil {
-		return err
-	}
-	snapper, ok := driver.(hypervisor.Snapshotter)
-	if !ok {
-		return ami.Errorf(ami.CodeUnsupportedOperation, "The driver %s cannot read the disks of a running guest.", driver.Name()).
-			WithHint("Stop the instance first.")
-	}
-	socket, copies, err := r.guestScratch(inst)
-	if err != nil {
-		return err
-	}
-	defer socket.Close()
-	defer copies.Close()
 	enc, err := r.layers.HeadEncryption(v.VolumeID)
 	if err != nil {
 		return storeError(err, "The volume %s cannot be read.", v.VolumeID)
@@ -124,40 +109,16 @@ func (r *Region) readLive(ctx context.Context, inst ami.Instance, v ami.Volume, 
 	if disk.Key, err = r.copiesKey(enc); err != nil {
 		return err
 	}
-	backup := hypervisor.Backup{Disks: []hypervisor.BackupDisk{disk}, SocketDir: socket.Dir(), CopiesDir: copies.Dir()}
-	c, thaw := ami.ConsistencyCrash, func() {}
-	if require != ami.ConsistencyCrash {
-		backup.Quiesce = func(ctx context.Context) error {
-			frozen, undo, err := r.freeze(ctx, driver, inst.InstanceID)
-			if err != nil {
-				return err
-			}
-			if thaw = undo; frozen {
-				c = ami.ConsistencyFrozen
-			}
-			return checkReached(c, require, inst.InstanceID)
-		}
-	}
-	view, err := snapper.Backup(ctx, inst.InstanceID, backup)
-	thaw()
+	view, c, done, err := r.viewLive(ctx, inst, require, hypervisor.Backup{Disks: []hypervisor.BackupDisk{disk}})
 	if err != nil {
-		return storeError(err, "The disks of %s cannot be read while it runs.", inst.InstanceID)
+		return err
 	}
-	stop := context.AfterFunc(ctx, func() { view.Close() })
-	defer func() {
-		stop()
-		if cerr := view.Close(); cerr != nil {
-			r.progress.Note("the view of the disks of %s did not end well: %v", inst.InstanceID, cerr)
-		}
-	}()
-	if c == ami.ConsistencyCrash && backup.Quiesce != nil {
-		r.progress.Note("no guest agent answered: the disk is taken as after a power cut (crash-consistent)")
-	}
+	defer done()
 	dv, err := view.Disk(disk.Path)
 	if err != nil {
 		return storeError(err, "The volume %s cannot be read.", v.VolumeID)
 	}
-	err = fn(flatView{viewSource{dv.Whole(), func() {}, enc}}, c)
+	err = fn(viewSource{dv, func() {}, enc}.Flat(), c)
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err() // not that the view was closed for it
 	}

@@ -99,31 +99,15 @@ func (r *Region) snapshotRebooted(ctx context.Context, inst ami.Instance, vols [
 // snapshotLive fills snaps from a point-in-time view while the guest goes on,
 // and returns the volumes whose lineage moved on.
 func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami.Volume, snaps []ami.Snapshot, require ami.Consistency) ([]ami.Snapshot, []ami.Volume, error) {
-	driver, err := r.driver(ctx, inst.Connect)
-	if err != nil {
-		return nil, nil, err
-	}
-	snapper, ok := driver.(hypervisor.Snapshotter)
-	if !ok {
-		return nil, nil, ami.Errorf(ami.CodeUnsupportedOperation, "The driver %s cannot snapshot a running guest.", driver.Name())
-	}
-	socket, copies, err := r.guestScratch(inst)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer socket.Close()
-	defer copies.Close()
-	backup := hypervisor.Backup{
-		Next: hypervisor.BitmapPrefix + string(snaps[0].SnapshotID), SocketDir: socket.Dir(), CopiesDir: copies.Dir(),
-	}
+	backup := hypervisor.Backup{Next: hypervisor.BitmapPrefix + string(snaps[0].SnapshotID)}
 	parents, encs := make([]digest.Digest, len(vols)), make([]*qcow2.Encryption, len(vols))
 	for i, v := range vols {
 		disk := hypervisor.BackupDisk{Path: r.layers.HeadPath(v.VolumeID)}
-		var tracked bool
-		if parents[i], tracked, err = r.parentOf(ctx, snaps[i].SnapshotID, v); err != nil {
+		parent, tracked, err := r.parentOf(ctx, snaps[i].SnapshotID, v)
+		if err != nil {
 			return nil, nil, storeError(err, "What the volume %s stands on cannot be told.", v.VolumeID)
 		}
-		if tracked {
+		if parents[i] = parent; tracked {
 			disk.Bitmap = v.TrackedBy
 		}
 		if encs[i], err = r.layers.HeadEncryption(v.VolumeID); err != nil {
@@ -134,41 +118,11 @@ func (r *Region) snapshotLive(ctx context.Context, inst ami.Instance, vols []ami
 		}
 		backup.Disks = append(backup.Disks, disk)
 	}
-	c, thaw := ami.ConsistencyCrash, func() {}
-	if require != ami.ConsistencyCrash { // who is content with that need not wait for the guest
-		backup.Quiesce = func(ctx context.Context) error {
-			frozen, undo, err := r.freeze(ctx, driver, inst.InstanceID)
-			if err != nil {
-				return err
-			}
-			if thaw = undo; frozen {
-				c = ami.ConsistencyFrozen
-			}
-			return checkReached(c, require, inst.InstanceID)
-		}
-	}
-	view, err := snapper.Backup(ctx, inst.InstanceID, backup)
-	// The guest thaws while its disks are read.
-	thawed := make(chan struct{})
-	go func() {
-		defer close(thawed)
-		thaw()
-	}()
-	defer func() { <-thawed }()
+	view, c, done, err := r.viewLive(ctx, inst, require, backup)
 	if err != nil {
-		return nil, nil, storeError(err, "The disks of %s cannot be read while it runs.", inst.InstanceID)
+		return nil, nil, err
 	}
-	// A read that the guest does not answer ends with the command.
-	stop := context.AfterFunc(ctx, func() { view.Close() })
-	defer func() {
-		stop()
-		if cerr := view.Close(); cerr != nil {
-			r.progress.Note("the view of the disks of %s did not end well: %v", inst.InstanceID, cerr)
-		}
-	}()
-	if c == ami.ConsistencyCrash && backup.Quiesce != nil {
-		r.progress.Note("no guest agent answered: the disks are taken as after a power cut (crash-consistent)")
-	}
+	defer done()
 	out := make([]ami.Snapshot, len(snaps))
 	moved := make([]ami.Volume, len(vols))
 	unread := len(vols)
