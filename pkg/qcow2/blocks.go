@@ -21,7 +21,13 @@ const pageBlocks = 8 // 4 MiB: data that is thinly spread costs not much more
 
 type page [pageBlocks][sha256.Size]byte // all zero is a block of zeros
 
-func zeroSum() [sha256.Size]byte { return sha256.Sum256(make([]byte, BlockSize)) }
+// zeroSum is the digest of a block of zeros. It is asked for block by block.
+func zeroSum() [sha256.Size]byte {
+	return [sha256.Size]byte{
+		0x07, 0x85, 0x4d, 0x2f, 0xef, 0x29, 0x7a, 0x06, 0xba, 0x81, 0x68, 0x5e, 0x66, 0x0c, 0x33, 0x2d,
+		0xe3, 0x6d, 0x5d, 0x18, 0xd5, 0x46, 0x92, 0x7d, 0x30, 0xda, 0xad, 0x6d, 0x7f, 0xda, 0x15, 0x41,
+	}
+}
 
 // NewBlocks returns the blocks of an empty disk of size bytes.
 func NewBlocks(size int64) *Blocks {

@@ -32,6 +32,12 @@ func TestBlocksOfAList(t *testing.T) {
 	}
 }
 
+func TestZeroSum(t *testing.T) {
+	if got, want := zeroSum(), sha256.Sum256(make([]byte, BlockSize)); got != want {
+		t.Errorf("got %x, want %x", got, want)
+	}
+}
+
 // TestEmptyDiskHasAContent: zeros are not held and are hashed all the same.
 func TestEmptyDiskHasAContent(t *testing.T) {
 	for _, size := range []int64{1, BlockSize, 129 * BlockSize, 300*BlockSize + 512} {
