@@ -126,7 +126,12 @@ func (f *file) entry(off int64) (uint64, error) {
 	return binary.BigEndian.Uint64(t[off%span>>f.info.ClusterBits*8:]), nil
 }
 
-// readCluster reads p from inside a cluster that holds data.
+// decodeRoom is the room behind a cluster with which the decoder copies in larger
+// steps, in bytes.
+const decodeRoom = 64
+
+// readCluster reads p from inside a cluster that holds data. What p has room for
+// behind its end may be written over.
 func (f *file) readCluster(p []byte, entry uint64, in int64) error {
 	if entry&entryCompressed == 0 {
 		at := int64(entry & offsetMask)
@@ -155,7 +160,7 @@ func (f *file) readCluster(p []byte, entry uint64, in int64) error {
 	if len(p) == cluster { // nobody will ask for the rest of it
 		return f.decompress(p, entry)
 	}
-	data := make([]byte, cluster)
+	data := make([]byte, cluster, cluster+decodeRoom)
 	if err := f.decompress(data, entry); err != nil {
 		return err
 	}
@@ -169,7 +174,8 @@ func (f *file) readCluster(p []byte, entry uint64, in int64) error {
 // packed holds the buffers that compressed clusters are read into.
 var packed = sync.Pool{New: func() any { return new([]byte) }} //nolint:gochecknoglobals // what is in it says nothing
 
-// decompress fills data, which has a cluster's size.
+// decompress fills data, which has a cluster's size, and may write behind it what it
+// has room for.
 func (f *file) decompress(data []byte, entry uint64) error {
 	shift := 62 - (f.info.ClusterBits - 8)
 	at := int64(entry & (1<<shift - 1))
@@ -195,7 +201,7 @@ func (f *file) decompress(data []byte, entry uint64) error {
 	if err != nil {
 		return corrupt("a compressed cluster at %d: %v", at, err)
 	}
-	out, err := f.zstd.DecodeAll((*buf)[:size], data[:0:len(data)])
+	out, err := f.zstd.DecodeAll((*buf)[:size], data[:0])
 	if err != nil || len(out) != len(data) {
 		return corrupt("a compressed cluster at %d of %d bytes: %v", at, len(out), err)
 	}

@@ -87,9 +87,10 @@ func (img *Image) Info() Info { return img.files[0].info }
 
 // ReadAt reads what the guest sees.
 func (img *Image) ReadAt(p []byte, off int64) (int, error) {
-	return readChain(img.files, p, off, img.Size())
+	return readChain(img.files, p[:len(p):len(p)], off, img.Size())
 }
 
+// readChain reads p. What p has room for behind its end may be written over.
 func readChain(files []*file, p []byte, off, size int64) (int, error) {
 	if off < 0 {
 		return 0, errors.New("negative offset")

@@ -140,7 +140,7 @@ func (lw *layerWriter) run(ctx context.Context) error {
 	for range workers {
 		g.Go(func() error {
 			enc := zstd.NewCtx()
-			buf, under := make([]byte, BlockSize), make([]byte, ClusterSize)
+			buf, under := make([]byte, BlockSize), make([]byte, ClusterSize, ClusterSize+decodeRoom)
 			for wk := range todo {
 				wk.done <- lw.deal(wk, enc, buf, under)
 			}
@@ -335,9 +335,10 @@ func (lw *layerWriter) deal(wk *work, enc zstd.Ctx, buf, under []byte) error {
 	return nil
 }
 
-// readPadded fills p; what lies beyond the end of the image is zeros.
+// readPadded fills p; what lies beyond the end of the image is zeros. What p has room
+// for behind its end may be written over.
 func readPadded(img *Image, p []byte, off int64) error {
-	n, err := img.ReadAt(p, off)
+	n, err := readChain(img.files, p, off, img.Size())
 	if errors.Is(err, io.EOF) {
 		clear(p[n:])
 		return nil

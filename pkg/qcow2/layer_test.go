@@ -1,6 +1,8 @@
 package qcow2
 
 import (
+	"bytes"
+	"fmt"
 	"math/rand"
 	"os"
 	"os/exec"
@@ -115,6 +117,35 @@ func TestLayerReadsBack(t *testing.T) {
 		again := writeLayer(t, dir, Flatten(openImage(t, layer)), nil)
 		if again.Layer != res.Layer || again.Content != res.Content {
 			t.Errorf("size %d: a layer of the layer is %s, want %s", size, again.Layer, res.Layer)
+		}
+	}
+}
+
+// TestReadsNoFurther: nothing is written behind what is read, whatever room is there.
+func TestReadsNoFurther(t *testing.T) {
+	dir, rng := t.TempDir(), rand.New(rand.NewSource(1))
+	var text []byte
+	for len(text) < 8*ClusterSize {
+		text = append(text, fmt.Sprintf("word %d and ", rng.Intn(500))...)
+	}
+	raw := filepath.Join(dir, "disk.raw")
+	if err := os.WriteFile(raw, text[:8*ClusterSize], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	res := writeLayer(t, dir, rawFile(t, raw), nil)
+	img := openImage(t, filepath.Join(dir, res.Layer.Hex()+".qcow2"))
+	for name, src := range map[string]Source{"image": img, "patched": Patch(img, img.Size(), cutOut{})} {
+		for _, n := range []int{1, 100, ClusterSize, ClusterSize + 1, 8 * ClusterSize} {
+			b := bytes.Repeat([]byte{0xee}, n+1000)
+			if _, err := src.ReadAt(b[:n], 0); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(b[:n], text[:n]) {
+				t.Errorf("%s: other bytes of %d", name, n)
+			}
+			if bytes.Count(b[n:], []byte{0xee}) != 1000 {
+				t.Errorf("%s: a read of %d bytes wrote behind them", name, n)
+			}
 		}
 	}
 }

@@ -78,7 +78,7 @@ func (p *Patched) readPart(part []byte, at int64) error {
 			clear(part)
 			return nil
 		}
-		return readPadded(p.base, part, at)
+		return readPadded(p.base, part[:len(part):len(part)], at)
 	}
 	if _, zero := p.patches.Block(n); zero {
 		clear(part)
