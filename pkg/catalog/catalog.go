@@ -1,5 +1,6 @@
-// Package catalog keeps a region's records: images, snapshots, volumes,
-// instances, key pairs and the leases of work under way, in one SQLite file.
+// Package catalog keeps a region's records in one SQLite file: images, snapshots,
+// volumes, instances, key pairs, launch templates and groups, what is offered and
+// subscribed to, what was used, and the leases of work under way.
 //
 // A record is stored as the JSON of its ami struct, beside the few columns that
 // are looked up or must be unique. The catalog says what was asked for and what

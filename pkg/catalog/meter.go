@@ -159,7 +159,7 @@ func (tx *Tx) endUsage(u UsageRecord, at time.Time) error {
 }
 
 // meterAs brings the open usage of a thing to what it is now: want, or nothing at all
-// with counts false.
+// with counts false. ended says when that began to be so; nil is for now.
 func (tx *Tx) meterAs(resource string, counts bool, want ami.Usage, ended func() time.Time) error {
 	have, open, err := tx.openUsage(resource)
 	if err != nil {
@@ -171,7 +171,7 @@ func (tx *Tx) meterAs(resource string, counts bool, want ami.Usage, ended func()
 	}
 	if open {
 		var at time.Time
-		if !counts {
+		if !counts && ended != nil {
 			at = ended()
 		}
 		if err := tx.endUsage(have, at); err != nil {
@@ -195,8 +195,6 @@ func layerOf(u ami.Usage) digest.Digest {
 	}
 	return u.Layers[0].Layer
 }
-
-func now() time.Time { return time.Time{} }
 
 // meterInstance is called with each record of an instance before that is written.
 func (tx *Tx) meterInstance(i ami.Instance) error {
@@ -224,7 +222,7 @@ func (tx *Tx) aliveUntil(i ami.Instance) time.Time {
 func (tx *Tx) meterVolume(v ami.Volume) error {
 	want := ami.Usage{Kind: ami.UsageVolume, ResourceID: string(v.VolumeID), OwnerID: v.OwnerID, Type: v.VolumeType, Bytes: v.Size << 30}
 	there := v.State == ami.VolumeAvailable || v.State == ami.VolumeInUse
-	return tx.meterAs(want.ResourceID, there && !v.Ephemeral, want, now)
+	return tx.meterAs(want.ResourceID, there && !v.Ephemeral, want, nil)
 }
 
 // What lies in the recycle bin takes its place, and is paid for as on EC2.
@@ -234,10 +232,10 @@ func (tx *Tx) meterSnapshot(s ami.Snapshot) error {
 		Layers: []ami.LayerUse{{Layer: s.Layer, Bytes: s.LayerBytes}},
 	}
 	there := slices.Contains([]ami.SnapshotState{ami.SnapshotCompleted, ami.SnapshotRecoverable}, s.State)
-	return tx.meterAs(want.ResourceID, there && s.Layer != "", want, now)
+	return tx.meterAs(want.ResourceID, there && s.Layer != "", want, nil)
 }
 
 // meterGone closes the usage of a thing whose record is deleted.
 func (tx *Tx) meterGone(resource string) error {
-	return tx.meterAs(resource, false, ami.Usage{}, now)
+	return tx.meterAs(resource, false, ami.Usage{}, nil)
 }

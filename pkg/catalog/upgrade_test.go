@@ -177,6 +177,28 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// TestVerifyReadsAll holds that there is no table whose damage Verify does not see.
+func TestVerifyReadsAll(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "catalog.db")
+	oldCatalog(t, path, len(migrations))
+	s := open(t, path)
+	update(t, s, func(tx *Tx) error {
+		for _, table := range texts(t, s.db, "SELECT m.name FROM sqlite_master m JOIN pragma_table_info(m.name) c ON c.name = 'doc' WHERE m.type = 'table'") {
+			if _, err := tx.conn.ExecContext(t.Context(), "UPDATE "+table+" SET doc = '{'"); err != nil {
+				return err
+			}
+			damage, err := tx.Verify()
+			if err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(damage, func(err error) bool { return strings.Contains(err.Error(), " in "+table) }) {
+				t.Errorf("got %v, want the damage of %s", damage, table)
+			}
+		}
+		return nil
+	})
+}
+
 // checkOldRecords reads what oldRows wrote, in the words of today.
 func checkOldRecords(t *testing.T, s *Store) {
 	t.Helper()
