@@ -133,7 +133,7 @@ func (p *BlobPlan) Send(ctx context.Context, progress func(int64)) (Packed, erro
 func (p *BlobPlan) WriteIndex(ctx context.Context, name string) (IndexFile, error) {
 	file := p.index.encode()
 	x := IndexFile{Name: name + indexSuffix, Size: int64(len(file)), Digest: digest.Of(file)}
-	return x, write(ctx, p.store, path.Join(p.bucket, x.Name), file)
+	return x, object.WriteSmall(ctx, p.store, path.Join(p.bucket, x.Name), file)
 }
 
 // BlobGetter returns the bytes of a chunk, which are verified.
@@ -146,7 +146,7 @@ func OpenBlob(ctx context.Context, store object.Store, bucket string, at IndexFi
 	if at.Size > maxIndex {
 		return nil, fmt.Errorf("%w: %s has %d bytes", ErrIndex, at.Name, at.Size)
 	}
-	file, err := read(ctx, store, path.Join(bucket, at.Name), at.Size)
+	file, err := object.ReadSmall(ctx, store, path.Join(bucket, at.Name), at.Size)
 	if errors.Is(err, object.ErrNotFound) {
 		return nil, fmt.Errorf("%w: %s is missing", ErrIndex, at.Name)
 	}

@@ -159,7 +159,7 @@ func TestPackCutsAll(t *testing.T) {
 			src, path := sparse(t, 64<<20, p)
 			store := newStore(t)
 			m, _ := mustCreate(t, store, "images/web", src, nil)
-			file, err := read(t.Context(), store, "images/web.caibx", maxIndex)
+			file, err := object.ReadSmall(t.Context(), store, "images/web.caibx", maxIndex)
 			must(t, err)
 			got, err := parseIndex(file)
 			must(t, err)

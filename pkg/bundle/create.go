@@ -80,7 +80,7 @@ func Create(ctx context.Context, in CreateInput) (Manifest, Packed, error) {
 	if err != nil {
 		return m, done, err
 	}
-	if err := write(ctx, in.Store, l.index(), file); err != nil {
+	if err := object.WriteSmall(ctx, in.Store, l.index(), file); err != nil {
 		return m, done, err
 	}
 	durable.Step("bundle.index")
@@ -90,7 +90,7 @@ func Create(ctx context.Context, in CreateInput) (Manifest, Packed, error) {
 			return m, done, err
 		}
 	}
-	if err := write(ctx, in.Store, l.manifest(), text); err != nil {
+	if err := object.WriteSmall(ctx, in.Store, l.manifest(), text); err != nil {
 		return m, done, err
 	}
 	durable.Step("bundle.manifest")
@@ -101,7 +101,7 @@ func Create(ctx context.Context, in CreateInput) (Manifest, Packed, error) {
 	if err != nil {
 		return m, done, err
 	}
-	err = write(ctx, in.Store, l.signature(), sig)
+	err = object.WriteSmall(ctx, in.Store, l.signature(), sig)
 	durable.Step("bundle.signature")
 	return m, done, err
 }

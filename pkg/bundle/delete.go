@@ -131,7 +131,7 @@ func needs(ctx context.Context, store object.Store, bucket string, now time.Time
 			}
 			continue
 		}
-		file, err := read(ctx, store, o.Name, maxIndex)
+		file, err := object.ReadSmall(ctx, store, o.Name, maxIndex)
 		if errors.Is(err, object.ErrNotFound) {
 			continue
 		}
@@ -156,7 +156,7 @@ func named(ctx context.Context, store object.Store, name string, manifests map[s
 		if path.Dir(m) != path.Dir(name) {
 			continue
 		}
-		text, err := read(ctx, store, m+manifestSuffix, maxManifest)
+		text, err := object.ReadSmall(ctx, store, m+manifestSuffix, maxManifest)
 		if err != nil {
 			return true
 		}

@@ -53,7 +53,7 @@ func hold(ctx context.Context, store object.Store, name string, put func(context
 			case <-rctx.Done():
 				return
 			case <-tick.C: // one that fails is made up for by the next
-				_ = write(rctx, store, name, []byte("held\n"))
+				_ = object.WriteSmall(rctx, store, name, []byte("held\n"))
 			}
 		}
 	}()
@@ -72,7 +72,7 @@ func (l *lease) release(ctx context.Context) {
 // create holds off those who delete, and waits for one who does already.
 func create(ctx context.Context, store object.Store, bucket string) (*lease, error) {
 	name := path.Join(leases(bucket), "create-"+rand.Text())
-	l, err := hold(ctx, store, name, func(ctx context.Context) error { return write(ctx, store, name, []byte("held\n")) })
+	l, err := hold(ctx, store, name, func(ctx context.Context) error { return object.WriteSmall(ctx, store, name, []byte("held\n")) })
 	if err != nil {
 		return nil, err
 	}

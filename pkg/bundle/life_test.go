@@ -248,7 +248,7 @@ func TestNobodyTakesAwayWhatIsBeingMade(t *testing.T) {
 	sweep.release(t.Context())
 	// What killed commands have left counts for some time, and no longer.
 	for _, name := range []string{"create-dead", sweepLease} {
-		must(t, write(t.Context(), store, leases("b")+"/"+name, []byte("x")))
+		must(t, object.WriteSmall(t.Context(), store, leases("b")+"/"+name, []byte("x")))
 		old := time.Now().Add(-2 * leaseTime)
 		must(t, os.Chtimes(filepath.Join(store.Path(), leases("b"), name), old, old))
 	}
@@ -265,7 +265,7 @@ func TestSweepKeepsWhatItCannotRead(t *testing.T) {
 	store, key := newStore(t), newKey(t)
 	src, _ := sparse(t, 2<<20, map[int64][]byte{0: noise(1, 1<<20)})
 	mustCreate(t, store, "b/x", src, key)
-	must(t, write(t.Context(), store, "b/bad.caibx", []byte("bad")))
+	must(t, object.WriteSmall(t.Context(), store, "b/bad.caibx", []byte("bad")))
 	swept, err := Delete(t.Context(), store, "b/x")
 	if err != nil || swept.Chunks != 0 || !strings.Contains(swept.Left, "bad.caibx") {
 		t.Errorf("got %+v, %v", swept, err)

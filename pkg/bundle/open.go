@@ -40,7 +40,7 @@ func Open(ctx context.Context, store object.Store, location string, trust Trust)
 	}
 	m := b.manifest
 	// The index is the one beside the manifest, under whatever name a copy has.
-	file, err := read(ctx, store, path.Join(path.Dir(b.location.manifest()), m.Index.Name), m.Index.Size)
+	file, err := object.ReadSmall(ctx, store, path.Join(path.Dir(b.location.manifest()), m.Index.Name), m.Index.Size)
 	if errors.Is(err, object.ErrNotFound) {
 		return nil, fmt.Errorf("%w: %s is missing", ErrIndex, m.Index.Name)
 	}
@@ -69,7 +69,7 @@ func describe(ctx context.Context, store object.Store, location string, trust Tr
 	if err != nil {
 		return nil, err
 	}
-	text, err := read(ctx, store, l.manifest(), maxManifest)
+	text, err := object.ReadSmall(ctx, store, l.manifest(), maxManifest)
 	if errors.Is(err, object.ErrNotFound) {
 		return nil, fmt.Errorf("%w: %s in %s", ErrNotFound, l, store.URL())
 	}
@@ -77,7 +77,7 @@ func describe(ctx context.Context, store object.Store, location string, trust Tr
 		return nil, err
 	}
 	b := &Bundle{location: l, store: store}
-	sig, err := read(ctx, store, l.signature(), maxSignature)
+	sig, err := object.ReadSmall(ctx, store, l.signature(), maxSignature)
 	switch {
 	case errors.Is(err, object.ErrNotFound):
 		err = fmt.Errorf("%w: %s", ErrUnsigned, l)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"sync"
 
@@ -157,27 +156,4 @@ func (s *batchSink) end(ctx context.Context) {
 func (s *batchSink) commit(ctx context.Context) error {
 	s.under.Wait()
 	return errors.Join(s.err, s.batch.Commit(ctx))
-}
-
-// read reads a small object as a whole. It returns object.ErrNotFound, and an
-// error for one of more than limit bytes.
-func read(ctx context.Context, store object.Store, name string, limit int64) ([]byte, error) {
-	body, info, err := store.Get(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	defer body.Close()
-	if info.Size > limit {
-		return nil, fmt.Errorf("%s has %d bytes, more than %d", name, info.Size, limit)
-	}
-	b, err := io.ReadAll(io.LimitReader(body, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s has more than %d bytes", name, limit)
-	}
-	return b, err
-}
-
-// write writes a small object.
-func write(ctx context.Context, store object.Store, name string, b []byte) error {
-	return store.Put(ctx, name, bytes.NewReader(b), int64(len(b)))
 }

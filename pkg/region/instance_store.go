@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 
@@ -195,15 +194,10 @@ const maxManifest = 1 << 20
 
 // manifestDigest is the digest of a bundle's manifest as it lies there now.
 func manifestDigest(ctx context.Context, store object.Store, l bundle.Location) (digest.Digest, error) {
-	f, _, err := store.Get(ctx, l.String())
+	b, err := object.ReadSmall(ctx, store, l.String(), maxManifest)
 	if errors.Is(err, object.ErrNotFound) {
 		err = fmt.Errorf("%w: %s", bundle.ErrNotFound, l)
 	}
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxManifest))
 	return digest.Of(b), err
 }
 

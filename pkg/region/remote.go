@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -175,23 +174,11 @@ func (f *remote) info(ctx context.Context) (Info, error) {
 
 // read reads a small object.
 func (f *remote) read(ctx context.Context, name string, limit int64) ([]byte, error) {
-	body, info, err := f.store.Get(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	defer body.Close()
-	if info.Size > limit {
-		return nil, fmt.Errorf("%s has %d bytes, more than %d", name, info.Size, limit)
-	}
-	b, err := io.ReadAll(io.LimitReader(body, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s has more than %d bytes", name, limit)
-	}
-	return b, err
+	return object.ReadSmall(ctx, f.store, name, limit)
 }
 
 func (f *remote) write(ctx context.Context, name string, b []byte) error {
-	return f.store.Put(ctx, name, bytes.NewReader(b), int64(len(b)))
+	return object.WriteSmall(ctx, f.store, name, b)
 }
 
 func imageRecord(id ami.ImageID) string { return remoteImages + string(id) + ".json" }
