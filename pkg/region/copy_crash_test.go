@@ -48,16 +48,8 @@ func copyJob(home, arg string) error {
 // image then or nothing, and the same request again ends with one image.
 func TestCopyKilledAtEveryStep(t *testing.T) {
 	t.Parallel()
-	bin := filepath.Join(t.TempDir(), "crash.test")
-	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-tags", "kamicrash,libvirt_dlopen", "-buildvcs=false", "-o", bin, ".")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the child: %v\n%s", err, out)
-	}
 	child := func(h *house, arg, env string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), bin)
-		cmd.Env = append(os.Environ(), envJob+"=copy", envHome+"="+h.home, envArg+"="+arg, env)
-		out, err := cmd.CombinedOutput()
-		return string(out), err
+		return crashChild(t, h, "copy", arg, env)
 	}
 	// made are the houses as the jobs find them, to be copied for each try.
 	made := map[string]string{}

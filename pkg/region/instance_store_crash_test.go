@@ -56,16 +56,8 @@ func storeJob(home, arg string) error {
 // nothing is left of what was under way.
 func TestStoreKilledAtEveryStep(t *testing.T) {
 	t.Parallel()
-	bin := filepath.Join(t.TempDir(), "crash.test")
-	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-tags", "kamicrash,libvirt_dlopen", "-buildvcs=false", "-o", bin, ".")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the child: %v\n%s", err, out)
-	}
 	child := func(h *house, arg, env string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), bin)
-		cmd.Env = append(os.Environ(), envJob+"=store", envHome+"="+h.home, envArg+"="+arg, env)
-		out, err := cmd.CombinedOutput()
-		return string(out), err
+		return crashChild(t, h, "store", arg, env)
 	}
 	none := func(t *testing.T, r *Region) string { storeImage(t, r, "web"); return "" }
 	cached := func(t *testing.T, r *Region) string {

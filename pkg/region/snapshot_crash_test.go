@@ -144,16 +144,8 @@ func draftCrashes() []draftCrash {
 // after, loses no block that was put, and leaves nothing.
 func TestDraftKilledAtEveryStep(t *testing.T) {
 	t.Parallel()
-	bin := filepath.Join(t.TempDir(), "crash.test")
-	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-tags", "kamicrash,libvirt_dlopen", "-buildvcs=false", "-o", bin, ".")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the child: %v\n%s", err, out)
-	}
 	child := func(t *testing.T, h *house, arg, env string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), bin)
-		cmd.Env = append(os.Environ(), envJob+"=draft", envHome+"="+h.home, envArg+"="+arg, env)
-		out, err := cmd.CombinedOutput()
-		return string(out), err
+		return crashChild(t, h, "draft", arg, env)
 	}
 	for _, tt := range draftCrashes() {
 		t.Run(tt.job, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +32,9 @@ const (
 func TestMain(m *testing.M) {
 	job := os.Getenv(envJob)
 	if job == "" {
-		os.Exit(m.Run())
+		code := m.Run()
+		os.RemoveAll(crashDir)
+		os.Exit(code)
 	}
 	if err := jobs()[job](os.Getenv(envHome), os.Getenv(envArg)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -107,9 +110,11 @@ func jobs() map[string]func(home, arg string) error {
 				return err
 			}
 			v := ami.Volume{VolumeID: ami.NewVolumeID(), OwnerID: ami.DefaultAccount, SizeBytes: 1 << 30, State: ami.VolumeCreating}
-			if _, err := r.begin(ctx, func(tx *catalog.Tx) error { return tx.PutVolume(v) }, string(v.VolumeID)); err != nil {
+			j, err := r.begin(ctx, func(tx *catalog.Tx) error { return tx.PutVolume(v) }, string(v.VolumeID))
+			if err != nil {
 				return err
 			}
+			defer runtime.KeepAlive(j) // a lock that nothing refers to is let go
 			if _, err := r.layers.CreateHead(v.VolumeID, v.SizeBytes, "", ""); err != nil {
 				return err
 			}
