@@ -24,7 +24,7 @@ func mergeDoc(all []region.MergedChain) any {
 }
 
 func (a *app) storeMerge() *cobra.Command {
-	var background bool
+	var in region.MergeInput
 	c := &cobra.Command{
 		Use: "merge", Short: "Shorten long chains of layers", Args: args(0, 0), ValidArgsFunction: cobra.NoFileCompletions,
 		Long: `Shorten the chains of layers that have grown past their limit of twelve: what
@@ -34,11 +34,14 @@ names that one from then on. Its content stays what it was.
 A command that makes such a chain starts this by itself when its own work is done,
 with --background, as a process of low priority that nobody waits for. By hand it
 is needed where such processes are killed, as in a container that ends with its
-command. It can be interrupted anywhere.`,
-		Example: "  kami store merge\n  kami store merge -o json",
+command. It can be interrupted anywhere.
+
+The layers whose place others have taken stay for a moment, since a command may have
+read their names just before. --grace says for how long: not at all, where no other
+command runs.`,
+		Example: "  kami store merge\n  kami store merge --grace 0s\n  kami store merge -o json",
 		RunE: func(c *cobra.Command, _ []string) error {
-			in := region.MergeInput{Grace: region.MergeGrace, Background: background}
-			if background {
+			if in.Background {
 				// A home that was removed meanwhile is not made again.
 				if _, err := os.Stat(a.flags.home); err != nil {
 					return err
@@ -61,7 +64,8 @@ command. It can be interrupted anywhere.`,
 			})
 		},
 	}
-	c.Flags().BoolVar(&background, "background", false, "leave the work to another one that waits")
+	c.Flags().BoolVar(&in.Background, "background", false, "leave the work to another one that waits")
+	c.Flags().DurationVar(&in.Grace, "grace", region.MergeGrace, "`TIME` that replaced layers stay")
 	return c
 }
 

@@ -52,9 +52,9 @@ func TestMergeKilledAtEveryStep(t *testing.T) {
 		return one
 	}
 	long, short := 0, 0
-	for _, step := range crashSteps(t, another("steps"), "store", "merge") {
+	for _, step := range crashSteps(t, another("steps"), "store", "merge", "--grace", "0s") {
 		one := another(step)
-		crashAt(t, one, step, "store", "merge")
+		crashAt(t, one, step, "store", "merge", "--grace", "0s")
 		wholeAgain(t, one, "store merge killed at "+step)
 		switch depth := chainLength(t, one, last); {
 		case depth == limit+1:
@@ -64,7 +64,7 @@ func TestMergeKilledAtEveryStep(t *testing.T) {
 		default:
 			t.Errorf("after %s: a chain of %d layers", step, depth)
 		}
-		one.kami(t, "store", "merge")
+		one.kami(t, "store", "merge", "--grace", "0s")
 		wholeAgain(t, one, "store merge after that")
 		if depth := chainLength(t, one, last); depth > limit {
 			t.Errorf("after %s and again: a chain of %d layers", step, depth)
