@@ -56,15 +56,14 @@ func crashAt(t *testing.T, h *house, step string, args ...string) {
 // listings name is complete, and no file is there that nothing names.
 func wholeAgain(t *testing.T, h *house, after string) {
 	t.Helper()
-	for _, id := range lines(h.kami(t, "image", "list", "-o", "id")) {
-		if got := show[ami.Image](t, h, "image", id).State; got != ami.ImageAvailable && got != ami.ImageFailed {
-			t.Errorf("after %s: image %s is %s", after, id, got)
+	for _, i := range objects[ami.Image](t, h, "image", "list") {
+		if i.State != ami.ImageAvailable && i.State != ami.ImageFailed {
+			t.Errorf("after %s: image %s is %s", after, i.ImageID, i.State)
 		}
 	}
-	for _, id := range lines(h.kami(t, "snapshot", "list", "-o", "id")) {
-		s := show[ami.Snapshot](t, h, "snapshot", id)
+	for _, s := range objects[ami.Snapshot](t, h, "snapshot", "list") {
 		if s.State != ami.SnapshotCompleted && s.State != ami.SnapshotError {
-			t.Errorf("after %s: snapshot %s is %s", after, id, s.State)
+			t.Errorf("after %s: snapshot %s is %s", after, s.SnapshotID, s.State)
 		}
 	}
 	h.kami(t, "store", "gc")
@@ -80,14 +79,14 @@ func wholeAgain(t *testing.T, h *house, after string) {
 			t.Errorf("after %s: volumes has %s, which nothing names", after, name)
 		}
 	}
+	guests := h.leftGuests()
 	for _, name := range h.files(t, "instances") {
-		if !slices.Contains(h.leftGuests(), name) {
+		if !slices.Contains(guests, name) {
 			t.Errorf("after %s: instances has %s, which is not there", after, name)
 		}
 	}
-	running := qemuOf(h)
-	for _, id := range running {
-		if !slices.Contains(h.leftGuests(), id) {
+	for _, id := range qemuOf(h) {
+		if !slices.Contains(guests, id) {
 			t.Errorf("after %s: a guest of %s runs, which no record names", after, id)
 		}
 	}

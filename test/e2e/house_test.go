@@ -146,22 +146,28 @@ func eventually(t *testing.T, limit time.Duration, what string, ok func() bool) 
 	}
 }
 
-// show returns one object as kami shows it: EC2's answer, a list of one.
+// show returns one object as kami shows it.
 func show[T any](t *testing.T, h *house, noun, id string) T {
 	t.Helper()
-	out := h.kami(t, noun, "show", id, "-o", "json")
-	var answer map[string][]T
-	if err := json.Unmarshal([]byte(out), &answer); err != nil {
-		t.Fatalf("%s show %s printed %s: %v", noun, id, out, err)
-	}
-	var all []T
-	for _, list := range answer {
-		all = append(all, list...)
-	}
-	if len(answer) != 1 || len(all) != 1 {
-		t.Fatalf("%s show %s printed %s, want one object", noun, id, out)
+	all := objects[T](t, h, noun, "show", id)
+	if len(all) != 1 {
+		t.Fatalf("%s show %s shows %d objects, want one", noun, id, len(all))
 	}
 	return all[0]
+}
+
+// objects are those in EC2's answer, in which a list is all that a command prints.
+func objects[T any](t *testing.T, h *house, args ...string) []T {
+	t.Helper()
+	out := h.kami(t, append(args, "-o", "json")...)
+	var answer map[string][]T
+	if err := json.Unmarshal([]byte(out), &answer); err != nil || len(answer) != 1 {
+		t.Fatalf("kami %s printed %s, want one list: %v", strings.Join(args, " "), out, err)
+	}
+	for _, list := range answer {
+		return list
+	}
+	return nil
 }
 
 func (h *house) state(t *testing.T, id string) ami.InstanceState {
