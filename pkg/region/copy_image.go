@@ -11,7 +11,6 @@ import (
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/digest"
-	"github.com/kamivm/kami/pkg/internal/durable"
 )
 
 // CopyImageInput asks for a copy of an image in the region that is asked.
@@ -171,11 +170,6 @@ func (in CopyImageInput) digest() (digest.Digest, error) {
 	return digest.Of(text), err
 }
 
-func tokenMismatch(token string, id ami.ImageID) error {
-	return ami.Errorf(ami.CodeIdempotentParameterMismatch, "The client token %q was given with another request, for %s.", token, id).
-		WithHint("Give each request a token of its own; repeat one only as it was.")
-}
-
 // once makes a copy unless one was made with the same client token, which it
 // returns then. Of several with one token at once, one makes it. do calls use
 // with the id of the image before there is anything of it.
@@ -188,19 +182,11 @@ func (r *Region) once(ctx context.Context, in CopyImageInput, do func(use func(a
 		return CopiedImage{}, err
 	}
 	name := digest.Of([]byte("copy\n" + r.account + "\n" + in.ClientToken)).Hex()
-	lock, err := durable.AcquireLock(ctx, r.lockPath("token-"+name))
-	if err != nil {
-		return CopiedImage{}, err
-	}
-	defer func() {
-		os.Remove(r.lockPath("token-" + name))
-		lock.Unlock()
-	}()
-	path := r.path("drafts", name+".token")
-	known, err := readToken(path)
+	path, known, unlock, err := r.takeToken(ctx, name)
 	if err != nil {
 		return CopiedImage{}, storeError(err, "The client token %q cannot be looked up.", in.ClientToken)
 	}
+	defer unlock()
 	if known.ImageID != "" {
 		image, err := r.image(ctx, known.ImageID)
 		gone := ami.ErrorCode(err) == ami.CodeInvalidAMIIDNotFound || ami.ErrorCode(err) == ami.CodeInvalidAMIIDUnavailable
@@ -209,7 +195,7 @@ func (r *Region) once(ctx context.Context, in CopyImageInput, do func(use func(a
 		case err != nil:
 			return CopiedImage{}, err
 		case known.Request != request:
-			return CopiedImage{}, tokenMismatch(in.ClientToken, known.ImageID)
+			return CopiedImage{}, tokenMismatch(in.ClientToken, string(known.ImageID))
 		case image.State == ami.ImageAvailable, image.State == ami.ImageDisabled:
 			return CopiedImage{ImageID: image.ImageID, Name: image.Name, RegionName: r.opts.Name, SourceImageID: image.SourceImageID, SourceRegion: image.SourceImageRegion}, nil
 		}

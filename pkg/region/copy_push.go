@@ -193,7 +193,7 @@ func (f *remote) again(ctx context.Context, opts Options, in CopyImageInput, tok
 	case err != nil:
 		return CopiedImage{}, err
 	case was.Request != request:
-		return CopiedImage{}, tokenMismatch(in.ClientToken, was.ImageID)
+		return CopiedImage{}, tokenMismatch(in.ClientToken, string(was.ImageID))
 	}
 	return CopiedImage{ImageID: p.Image.ImageID, Name: p.Image.Name, RegionName: f.name, SourceImageID: p.Image.SourceImageID, SourceRegion: p.Image.SourceImageRegion}, nil
 }

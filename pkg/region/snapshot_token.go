@@ -37,19 +37,11 @@ func (r *Region) startOnce(ctx context.Context, in StartSnapshotInput) (ami.Snap
 		return ami.Snapshot{}, err
 	}
 	request, name := digest.Of(text), digest.Of([]byte(r.account+"\n"+token)).Hex()
-	lock, err := durable.AcquireLock(ctx, r.lockPath("token-"+name))
+	path, known, unlock, err := r.takeToken(ctx, name)
 	if err != nil {
 		return ami.Snapshot{}, err
 	}
-	defer func() {
-		os.Remove(r.lockPath("token-" + name))
-		lock.Unlock()
-	}()
-	path := r.path("drafts", name+".token")
-	known, err := readToken(path)
-	if err != nil {
-		return ami.Snapshot{}, err
-	}
+	defer unlock()
 	if known.SnapshotID != "" {
 		if err := r.undoLeft(ctx, known.SnapshotID); err != nil {
 			return ami.Snapshot{}, err
@@ -58,13 +50,36 @@ func (r *Region) startOnce(ctx context.Context, in StartSnapshotInput) (ami.Snap
 		switch {
 		case ami.ErrorCode(err) == ami.CodeInvalidSnapshotNotFound: // deleted since, or never begun
 		case err == nil && known.Request != request:
-			return ami.Snapshot{}, ami.Errorf(ami.CodeIdempotentParameterMismatch, "The client token %q was given with another request, for %s.", token, known.SnapshotID).
-				WithHint("Give each request a token of its own; repeat one only as it was.")
+			return ami.Snapshot{}, tokenMismatch(token, string(known.SnapshotID))
 		default:
 			return snap, err
 		}
 	}
 	return r.startSnapshot(ctx, in, func(id ami.SnapshotID) error { return writeToken(path, startToken{SnapshotID: id, Request: request}) })
+}
+
+// takeToken takes the sole right to a client token, and returns where what is
+// remembered of it lies, and what that is.
+func (r *Region) takeToken(ctx context.Context, name string) (path string, known startToken, unlock func(), err error) {
+	at := r.lockPath("token-" + name)
+	lock, err := durable.AcquireLock(ctx, at)
+	if err != nil {
+		return "", known, nil, err
+	}
+	unlock = func() {
+		os.Remove(at)
+		lock.Unlock()
+	}
+	path = r.path("drafts", name+".token")
+	if known, err = readToken(path); err != nil {
+		unlock()
+	}
+	return path, known, unlock, err
+}
+
+func tokenMismatch(token, id string) error {
+	return ami.Errorf(ami.CodeIdempotentParameterMismatch, "The client token %q was given with another request, for %s.", token, id).
+		WithHint("Give each request a token of its own; repeat one only as it was.")
 }
 
 // undoLeft undoes a snapshot whose start was killed when its token was written and
