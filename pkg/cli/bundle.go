@@ -155,13 +155,7 @@ in the disk they are needed, and the exit status is 1.`,
 func (a *app) bundleUnpack() *cobra.Command {
 	var in region.UnpackBundleInput
 	c := &cobra.Command{
-		Use: "unpack BUNDLE FILE", Short: "Write a bundle to a disk file", Args: args(2, 2),
-		ValidArgsFunction: func(c *cobra.Command, given []string, word string) ([]string, cobra.ShellCompDirective) {
-			if len(given) == 0 {
-				return a.completeBundles(c, given, word)
-			}
-			return nil, cobra.ShellCompDirectiveDefault
-		},
+		Use: "unpack BUNDLE FILE", Short: "Write a bundle to a disk file", Args: args(2, 2), ValidArgsFunction: thenFile(a.completeBundles),
 		Long: `Write a bundle's filesystem or disk to a file: raw, where zeros are holes, or
 qcow2. Every chunk is verified; the file has its name once it is complete.`,
 		Example: "  kami bundle unpack images/web-1 root.img\n  kami bundle unpack images/web-1 root.qcow2",

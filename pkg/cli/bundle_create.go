@@ -34,13 +34,7 @@ func (a *app) bundleCreate() *cobra.Command {
 	var mappings []string
 	var arch, boot, size string
 	c := &cobra.Command{
-		Use: "create TEMPLATE BUNDLE", Short: "Pack a filesystem template into an object store", Args: args(2, 2),
-		ValidArgsFunction: func(c *cobra.Command, given []string, word string) ([]string, cobra.ShellCompDirective) {
-			if len(given) == 0 {
-				return a.completeRecipes(c, given, word)
-			}
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		},
+		Use: "create TEMPLATE BUNDLE", Short: "Pack a filesystem template into an object store", Args: args(2, 2), ValidArgsFunction: once(a.completeRecipes),
 		Long: `Pack a template into an object store, cut by content into chunks of which each is
 stored once in a bucket, with a signed manifest. A template is
 

@@ -20,6 +20,16 @@ func once(complete cobra.CompletionFunc) cobra.CompletionFunc {
 	}
 }
 
+// thenFile offers what complete does for the first argument and files for others.
+func thenFile(complete cobra.CompletionFunc) cobra.CompletionFunc {
+	return func(c *cobra.Command, given []string, word string) ([]string, cobra.ShellCompDirective) {
+		if len(given) > 0 {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		return complete(c, given, word)
+	}
+}
+
 // completeValues offers the values that a flag takes.
 func completeValues(c *cobra.Command, flag string, values ...string) {
 	must(c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))

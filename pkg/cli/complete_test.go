@@ -20,6 +20,18 @@ func offered(t *testing.T, words ...string) []string {
 	return out
 }
 
+// Behind what is asked for first, a shell is left to offer its files.
+func TestFilesAreCompleted(t *testing.T) {
+	o := furnish(t)
+	for _, words := range [][]string{
+		{"snapshot", "export", o.snapshot, ""}, {"image", "store", "web-1", ""}, {"image", "export", "web-1", ""}, {"bundle", "unpack", "images/web", ""},
+	} {
+		if got := mustKami(t, append([]string{"__complete"}, words...)...); strings.TrimSpace(got) != ":0" {
+			t.Errorf("%v: got %q, want no more than the shell's own", words, got)
+		}
+	}
+}
+
 func TestCompletion(t *testing.T) {
 	o := furnish(t)
 	recipes, err := filepath.Abs("../../images")
@@ -41,6 +53,10 @@ func TestCompletion(t *testing.T) {
 		{"image tag web-1 _", nil},
 		{"image list _", nil},
 		{"snapshot delete _", []string{o.snapshot}},
+		{"snapshot export _", []string{o.snapshot}},
+		{"snapshot export " + o.snapshot + " disk.qcow2 --format q", []string{"qcow2"}},
+		{"image store _", []string{o.image, "web-1"}},
+		{"bundle create ti", []string{"tiny"}},
 		{"snapshot create _", all},
 		{"volume show _", all},
 		{"volume attach _", all},

@@ -21,7 +21,7 @@ func place(s string) (string, error) {
 func (a *app) imageStore() *cobra.Command {
 	var in region.StoreImageInput
 	c := &cobra.Command{
-		Use: "store IMAGE PLACE", Short: "Write an image to one file or object", Args: args(2, 2), ValidArgsFunction: a.completeImageAndFile,
+		Use: "store IMAGE PLACE", Short: "Write an image to one file or object", Args: args(2, 2), ValidArgsFunction: thenFile(a.completeImages),
 		Long: `Write an image to one file: its records and tags, and all layers that its
 snapshots stand on, compressed as they are. PLACE is a folder or an object store,
 s3://… or sftp://…, where the file is called by the image's id with the ending
@@ -51,13 +51,6 @@ Encrypted snapshots stay encrypted: without their key nobody reads them.`,
 	}
 	dryFlag(c, &in.DryRun)
 	return c
-}
-
-func (a *app) completeImageAndFile(c *cobra.Command, given []string, word string) ([]string, cobra.ShellCompDirective) {
-	if len(given) == 0 {
-		return a.completeImages(c, given, word)
-	}
-	return nil, cobra.ShellCompDirectiveDefault
 }
 
 func (a *app) imageRestore() *cobra.Command {
@@ -94,7 +87,7 @@ held against its digest; layers that are here already are not written again.`,
 func (a *app) imageExport() *cobra.Command {
 	var in region.ExportImageInput
 	c := &cobra.Command{
-		Use: "export IMAGE FILE", Short: "Write an image's disks for other hypervisors", Args: args(2, 2), ValidArgsFunction: a.completeImageAndFile,
+		Use: "export IMAGE FILE", Short: "Write an image's disks for other hypervisors", Args: args(2, 2), ValidArgsFunction: thenFile(a.completeImages),
 		Long: `Write the disks of an image to files: raw, qcow2, vmdk, vhd or vhdx, by the ending
 of FILE unless --format says it. The root's is FILE; another disk has its device
 before the ending, as in web-sdb.vmdk. kami import reads all of these; how the

@@ -50,7 +50,7 @@ was saved from. The size is what the image alone costs on disk.`,
 		},
 	}
 	c.Flags().StringVar(&format, "format", "text", "`FORMAT`: text, dot (Graphviz), svg or json")
-	must(c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(treeFormats(), cobra.ShellCompDirectiveNoFileComp)))
+	completeValues(c, "format", treeFormats()...)
 	return c
 }
 

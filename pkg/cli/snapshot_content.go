@@ -52,7 +52,7 @@ func requireFlag(c *cobra.Command, to *ami.Consistency) {
 		names = append(names, string(k))
 	}
 	c.Flags().StringVar((*string)(to), "require", "", "fail rather than take the disks with less than this `CONSISTENCY`: "+strings.Join(names, ", ")+", which a running guest's agent is not asked to freeze for")
-	must(c.RegisterFlagCompletionFunc("require", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp)))
+	completeValues(c, "require", names...)
 }
 
 func shortSum(sum [32]byte) string {
@@ -65,13 +65,7 @@ func shortSum(sum [32]byte) string {
 func (a *app) snapshotExport() *cobra.Command {
 	var in region.ExportInput
 	c := &cobra.Command{
-		Use: "export SNAPSHOT FILE", Short: "Write a snapshot to a file that stands on nothing", Args: args(2, 2),
-		ValidArgsFunction: func(c *cobra.Command, given []string, word string) ([]string, cobra.ShellCompDirective) {
-			if len(given) == 0 {
-				return a.completeSnapshots(c, given, word)
-			}
-			return nil, cobra.ShellCompDirectiveDefault
-		},
+		Use: "export SNAPSHOT FILE", Short: "Write a snapshot to a file that stands on nothing", Args: args(2, 2), ValidArgsFunction: thenFile(a.completeSnapshots),
 		Long: `Write the whole content of a snapshot to a file: raw, qcow2, vmdk, vhd or vhdx,
 by the file's ending unless --format says it. The file has its name once it is
 complete; kami import reads all of these.`,
@@ -85,7 +79,7 @@ complete; kami import reads all of these.`,
 		},
 	}
 	c.Flags().StringVar(&in.Format, "format", "", "`FORMAT` of the file: "+strings.Join(region.ExportFormats(), ", ")+" (default by its ending, else raw)")
-	must(c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(region.ExportFormats(), cobra.ShellCompDirectiveNoFileComp)))
+	completeValues(c, "format", region.ExportFormats()...)
 	c.Flags().BoolVar(&in.Decrypt, "decrypt", false, "write what is in an encrypted snapshot to a file that is not")
 	dryFlag(c, &in.DryRun)
 	return c
