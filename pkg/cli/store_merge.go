@@ -36,9 +36,9 @@ with --background, as a process of low priority that nobody waits for. By hand i
 is needed where such processes are killed, as in a container that ends with its
 command. It can be interrupted anywhere.
 
-The layers whose place others have taken stay for a moment, since a command may have
-read their names just before. --grace says for how long: not at all, where no other
-command runs.`,
+The layers whose place others have taken stay for a moment, since a command may
+have read their names just before. --grace says for how long: not at all, where no
+other command runs.`,
 		Example: "  kami store merge\n  kami store merge --grace 0s\n  kami store merge -o json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if in.Background {
