@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"os"
 	"os/user"
 	"regexp"
@@ -11,7 +12,8 @@ import (
 // qemuConf is where the system's libvirt is told whom guests run as.
 const qemuConf = "/etc/libvirt/qemu.conf"
 
-var confUser = regexp.MustCompile(`(?m)^\s*user\s*=\s*"\+?([^"]+)"`)
+// confUser is a line of it.
+var confUser = regexp.MustCompile(`^\s*user\s*=\s*"\+?([^"]+)"`)
 
 // protect lets nobody read a layer, which holds what is secret in a guest, but
 // its owner and the guests that stand on it. Those of an ordinary user run as
@@ -34,8 +36,11 @@ func protect(f *os.File) error {
 func qemuGroup() (gid int, found bool) {
 	names := []string{"libvirt-qemu", "qemu"} // built in, by distribution
 	if conf, err := os.ReadFile(qemuConf); err == nil {
-		if m := confUser.FindSubmatch(conf); m != nil {
-			names = []string{string(m[1])}
+		for line := range bytes.Lines(conf) {
+			if m := confUser.FindSubmatch(line); m != nil {
+				names = []string{string(m[1])}
+				break
+			}
 		}
 	}
 	for _, name := range names {
