@@ -17,7 +17,7 @@ import (
 )
 
 // commandLimit bounds any one command; a hang is a failure with its output.
-const commandLimit = 6 * time.Minute
+const commandLimit = 15 * time.Minute
 
 // house is one kami home and the binary that works in it.
 type house struct {
