@@ -201,10 +201,13 @@ func (m *biller) instance(u ami.Usage) {
 		l := l
 		l.Kind, l.Type, l.ProductCodes = BillProduct, code, nil
 		price := decimal(m.prices.ProductHour[code])
-		if offer, ok := m.deals.offers[code]; ok {
-			if offer.OwnerID == u.OwnerID { // its own
-				continue
-			}
+		offer, ok := m.deals.offers[code]
+		if ok && offer.OwnerID == u.OwnerID { // its own
+			continue
+		}
+		// Nobody pays what he never agreed to: an instance whose code was a mere mark when
+		// it was launched does not cost what somebody offers by it since.
+		if ok && m.deals.agreed[deal{u.OwnerID, code}] {
 			price, l.Currency, l.Seller = decimal(offer.HourlyPrice), offer.Currency, offer.OwnerID
 		}
 		m.add(l, hours, price)

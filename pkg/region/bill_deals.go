@@ -12,7 +12,11 @@ import (
 type deals struct {
 	offers        map[string]ami.Offer
 	subscriptions []ami.Subscription
+	agreed        map[deal]bool // now, or at some time before
 }
+
+// deal is what an account has subscribed to.
+type deal struct{ account, code string }
 
 func (r *Region) readDeals(tx *catalog.Tx) (d deals, err error) {
 	offers, err := tx.Offers()
@@ -24,14 +28,17 @@ func (r *Region) readDeals(tx *catalog.Tx) (d deals, err error) {
 		d.offers[o.ProductCode] = o
 	}
 	d.subscriptions, err = tx.Subscriptions()
+	d.agreed = map[deal]bool{}
+	for _, s := range d.subscriptions {
+		d.agreed[deal{s.AccountID, s.ProductCode}] = true
+	}
 	return d, r.legible(err)
 }
 
 // subscriptions makes the lines of subscriptions: each month in which one is there for
 // a while costs its whole price, once.
 func (m *biller) subscriptions(now time.Time) {
-	type key struct{ account, code string }
-	done := map[key]bool{}
+	done := map[deal]bool{}
 	for _, s := range m.deals.subscriptions {
 		offer, ok := m.deals.offers[s.ProductCode]
 		end := s.CancelledAt
@@ -42,7 +49,7 @@ func (m *biller) subscriptions(now time.Time) {
 			end = s.SubscribedAt
 		}
 		from, to, _ := m.within(s.SubscribedAt, end)
-		k := key{s.AccountID, s.ProductCode}
+		k := deal{s.AccountID, s.ProductCode}
 		// What ended as the month began is not of it; what has just begun is.
 		there := s.SubscribedAt.Before(m.End) && (end.After(m.Start) || !s.SubscribedAt.Before(m.Start))
 		if !ok || done[k] || !there {

@@ -226,13 +226,16 @@ func TestBillOfProducts(t *testing.T) {
 	offer := ami.Offer{ProductCode: "web", OwnerID: stranger, HourlyPrice: "0.5", MonthlyPrice: "20", Currency: "USD", CreationTime: clock.at}
 	mine := offer
 	mine.ProductCode, mine.OwnerID = "mine", ami.DefaultAccount
+	later := offer // of a code that the instance had before anybody offered it
+	later.ProductCode, later.HourlyPrice = "devpay", "100"
 	inst := ami.Instance{
 		InstanceID: ami.NewInstanceID(), OwnerID: ami.DefaultAccount, InstanceType: "m5.large", State: ami.StateRecord(ami.InstanceRunning),
-		ProductCodes: []ami.ProductCode{{ID: "acme"}, {ID: "web"}, {ID: "mine"}},
+		ProductCodes: []ami.ProductCode{{ID: "acme"}, {ID: "web"}, {ID: "mine"}, {ID: "devpay"}},
 	}
 	put := func(fn func(tx *catalog.Tx) error) { must(t, r.catalog.Update(t.Context(), fn)) }
 	put(func(tx *catalog.Tx) error { return tx.PutOffer(offer) })
 	put(func(tx *catalog.Tx) error { return tx.PutOffer(mine) })
+	put(func(tx *catalog.Tx) error { return tx.PutOffer(later) })
 	put(func(tx *catalog.Tx) error { return tx.PutInstance(inst) })
 	for _, from := range []time.Time{clock.at, clock.at.Add(time.Hour)} {
 		s := ami.Subscription{ProductCode: "web", AccountID: ami.DefaultAccount, SubscribedAt: from, CancelledAt: from.Add(time.Minute)}
@@ -243,7 +246,7 @@ func TestBillOfProducts(t *testing.T) {
 	put(func(tx *catalog.Tx) error { return tx.PutInstance(inst) })
 	b := bill(t, r, "")
 	wantLines(t, b, BillInstance, "m5.large 2 2")
-	wantLines(t, b, BillProduct, "acme 2 0.6", "web 2 1")
+	wantLines(t, b, BillProduct, "acme 2 0.6", "devpay 2 0", "web 2 1")
 	wantLines(t, b, BillSubscription, "web 1 20") // a month, though there were two
 	var totals []string
 	for _, total := range b.Totals {
