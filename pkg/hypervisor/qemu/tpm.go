@@ -45,8 +45,9 @@ func startTPM(dir string, said *os.File) (*os.File, error) {
 	}
 	its, ours := os.NewFile(uintptr(ends[0]), "tpm"), os.NewFile(uintptr(ends[1]), "tpm")
 	defer its.Close()
-	cmd := exec.Command(program, "socket", "--tpm2", "--terminate", "--ctrl", "type=unixio,clientfd=3", "--tpmstate", "dir="+dir+",mode=0600") //nolint:noctx // it outlives every context
-	cmd.ExtraFiles, cmd.Stdout, cmd.Stderr, cmd.Dir, cmd.Env = []*os.File{its}, said, said, "/", environment()
+	// It runs in the folder, whose path may have a comma: swtpm knows no way to say one.
+	cmd := exec.Command(program, "socket", "--tpm2", "--terminate", "--ctrl", "type=unixio,clientfd=3", "--tpmstate", "dir=.,mode=0600") //nolint:noctx // it outlives every context
+	cmd.ExtraFiles, cmd.Stdout, cmd.Stderr, cmd.Dir, cmd.Env = []*os.File{its}, said, said, dir, environment()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	closeOthersOnExec()
 	if err := cmd.Start(); err != nil {
