@@ -272,6 +272,9 @@ func (r *Region) receiveChain(ctx context.Context, id ami.SnapshotID, from origi
 		if l.Content != chain[i].Content {
 			return layer, fmt.Errorf("%w: %s has the content %s, and is to have %s", snapshot.ErrCorrupt, chain[i].Digest.Short(), l.Content.Short(), chain[i].Content.Short())
 		}
+		if l.KeyID != chain[i].KeyID {
+			return layer, fmt.Errorf("%w: %s is encrypted by the key %q, and is to be by %q", snapshot.ErrCorrupt, chain[i].Digest.Short(), l.KeyID, chain[i].KeyID)
+		}
 		layer = l
 		durable.Step("copy.layer")
 	}

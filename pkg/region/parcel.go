@@ -202,11 +202,12 @@ func (p *parcel) check() error {
 	fault(i.RootDeviceType != ami.RootDeviceEBS || i.ImageType != ami.ImageTypeMachine, "its root device is of the type %.20q", i.RootDeviceType)
 	fault(len(i.Tags) > 50, "%d tags", len(i.Tags))
 	fault(i.UEFIData != "" && !i.UEFIData.Valid() || i.Data != "", "the objects that it names")
-	faults = append(faults, checkBoot(i.BootMode, i.Architecture), checkSupport(i), ami.CheckUsageOperation(i.UsageOperation))
+	faults = append(faults, checkBoot(i.BootMode, i.Architecture), checkSupport(i), checkImdsSupport(i.ImdsSupport), ami.CheckUsageOperation(i.UsageOperation))
+	fault(i.VirtualizationType != ami.VirtualizationHVM && i.VirtualizationType != ami.VirtualizationParavirtual, "its virtualization type is %.20q", i.VirtualizationType)
 	fault(len(i.Signatures) > maxSignatures, "%d signatures", len(i.Signatures))
 	fault(len(i.ProductCodes) > maxProductCodes, "%d product codes", len(i.ProductCodes))
 	fault(len(p.Snapshots) > maxSnapshots || len(p.Layers) > maxLayers || len(p.Kernels) > 2, "%d snapshots on %d layers", len(p.Snapshots), len(p.Layers))
-	known := map[digest.Digest]parcelLayer{}
+	known, sealed := map[digest.Digest]parcelLayer{}, map[digest.Digest]bool{} // sealed: it needs a key
 	for _, l := range p.Layers[:min(len(p.Layers), maxLayers)] {
 		_, again := known[l.Digest]
 		parent, there := known[l.Parent]
@@ -214,7 +215,7 @@ func (p *parcel) check() error {
 		fault(l.Parent != "" && !there, "the layer %.20q comes before the one that it stands on", l.Digest)
 		fault(l.Size <= 0 || l.Size > maxDisk || l.Size%512 != 0 || l.Size < parent.Size, "a disk of %d bytes", l.Size)
 		fault(l.FileSize <= 0 || l.FileSize > maxDisk, "a layer of %d bytes", l.FileSize)
-		known[l.Digest] = l
+		known[l.Digest], sealed[l.Digest] = l, l.KeyID != "" || sealed[l.Parent]
 	}
 	snaps := map[ami.SnapshotID]bool{}
 	for _, s := range p.Snapshots[:min(len(p.Snapshots), maxSnapshots)] {
@@ -225,6 +226,7 @@ func (p *parcel) check() error {
 		l, there := known[s.Layer]
 		fault(!there || snaps[s.SnapshotID], "the snapshot %.30q stands on %.20q", s.SnapshotID, s.Layer)
 		fault(there && (s.ContentDigest != l.Content || s.SizeBytes != l.Size || s.VolumeSize < gibCeil(l.Size) || s.VolumeSize > maxVolumeGiB), "the snapshot %.30q is of %d bytes and %d GiB", s.SnapshotID, s.SizeBytes, s.VolumeSize)
+		fault(sealed[s.Layer] && !s.Encrypted || s.Encrypted != (s.KmsKeyID != ""), "the snapshot %.30q says that it is encrypted: %t, by %.64q", s.SnapshotID, s.Encrypted, s.KmsKeyID)
 		snaps[s.SnapshotID] = true
 	}
 	root := false

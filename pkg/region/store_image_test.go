@@ -92,16 +92,45 @@ func TestStoreEncrypted(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
 	r := h.open(t)
-	_, child := twoLayers(t, r)
+	base, child := twoLayers(t, r)
 	get(h.copied(t, DefaultRegion, CopyImageInput{SourceImageID: child.Name, Name: "secret", Encrypted: true}))(t)
 	done := get(r.StoreImage(t.Context(), StoreImageInput{Image: "secret", To: t.TempDir()}))(t)
 	here := get(r.RestoreStoredImage(t.Context(), RestoreImageInput{From: done.At, Name: "again"}))(t)
 	wantMarks(t, r, here.ImageID, marks{0: 9, 1: 5, 7: 0})
+	// Nobody is told that it is plain, where nothing plain has that content.
+	for _, i := range []ami.ImageID{base.ImageID, child.ImageID} {
+		get(r.DeregisterImage(t.Context(), i, true, false))(t)
+	}
+	plain := func(p *parcel) { p.Snapshots[0].Encrypted, p.Snapshots[0].KmsKeyID = false, "" }
+	for name, edit := range map[string]func(*parcel){
+		"the snapshot":            plain,
+		"the snapshot's mark":     func(p *parcel) { p.Snapshots[0].Encrypted = false },
+		"the snapshot's key":      func(p *parcel) { p.Snapshots[0].KmsKeyID = "" },
+		"all that the record has": func(p *parcel) { plain(p); clearKeys(p) },
+	} {
+		entries := entriesOf(t, done.At)
+		var p parcel
+		must(t, json.Unmarshal(entries[0].data, &p))
+		edit(&p)
+		entries[0].data = get(json.Marshal(p))(t)
+		path := filepath.Join(t.TempDir(), "x.bin")
+		must(t, os.WriteFile(path, tarOf(t, entries), 0o600))
+		_, err := r.RestoreStoredImage(t.Context(), RestoreImageInput{From: path, Name: "plain"})
+		if code := ami.ErrorCode(err); code != ami.CodeInvalidParameterValue {
+			t.Errorf("%s: got %v, want that it cannot be restored", name, err)
+		}
+	}
 	h.region(t, "lab-1", "")
 	lab := h.open(t, inRegion("lab-1"))
 	_, err := lab.RestoreStoredImage(t.Context(), RestoreImageInput{From: done.At})
 	wantCode(t, err, ami.CodeInvalidKMSKeyState)
 	wantNone(t, lab)
+}
+
+func clearKeys(p *parcel) {
+	for i := range p.Layers {
+		p.Layers[i].KeyID = ""
+	}
 }
 
 // storedEntry is an entry of a stored image.
