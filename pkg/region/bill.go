@@ -104,7 +104,7 @@ func (r *Region) Bill(ctx context.Context, in BillInput) (Bill, error) {
 	if err != nil {
 		return Bill{}, err
 	}
-	// Guests that ended by themselves are noticed, whoever they belong to.
+	asked := func(account string) bool { return in.AllAccounts || account == r.account }
 	var instances []ami.Instance
 	var usages []catalog.UsageRecord
 	b := Bill{Region: r.opts.Name, Month: start.Format(monthForm), Start: start, End: start.AddDate(0, 1, 0), PriceList: list.path}
@@ -115,7 +115,8 @@ func (r *Region) Bill(ctx context.Context, in BillInput) (Bill, error) {
 	if err != nil {
 		return Bill{}, storeError(err, "The instances cannot be read.")
 	}
-	r.observe(ctx, instances)
+	// Guests that ended by themselves are noticed.
+	r.observe(ctx, slices.DeleteFunc(instances, func(i ami.Instance) bool { return !asked(i.OwnerID) }))
 	var deals deals
 	err = r.catalog.View(ctx, func(tx *catalog.Tx) error {
 		if usages, err = tx.Usages(b.Start.Add(-leastRun), b.End); r.legible(err) != nil {
@@ -141,18 +142,17 @@ func (r *Region) Bill(ctx context.Context, in BillInput) (Bill, error) {
 	}
 	m := &biller{Bill: b, prices: list, deals: deals}
 	for _, u := range usages {
-		switch u.Kind {
-		case ami.UsageInstance:
+		switch {
+		case !asked(u.OwnerID):
+		case u.Kind == ami.UsageInstance:
 			m.instance(u.Usage)
-		case ami.UsageVolume:
+		case u.Kind == ami.UsageVolume:
 			m.storage(u.Usage, BillVolume, m.byteSeconds(u.From, u.To, u.Bytes))
 		}
 	}
-	m.snapshots(usages)
+	m.snapshots(usages) // all of them, for they share layers
 	m.subscriptions(at.Time)
-	if !in.AllAccounts {
-		m.Lines = slices.DeleteFunc(m.Lines, func(l BillLine) bool { return l.AccountID != r.account })
-	}
+	m.Lines = slices.DeleteFunc(m.Lines, func(l BillLine) bool { return !asked(l.AccountID) })
 	m.sum()
 	return m.Bill, nil
 }
