@@ -73,11 +73,15 @@ func (in *CreateOfferInput) check() error {
 		return ami.Errorf(ami.CodeMissingParameter, "The price has no currency.").WithHint("Give it: --currency EUR.")
 	case !currency.MatchString(in.Currency):
 		return bad("The currency %q is not three capital letters, such as EUR.", in.Currency)
-	case len(in.Terms) > maxOfferTerms || !utf8.ValidString(in.Terms):
+	case len(in.Terms) > maxOfferTerms || !utf8.ValidString(in.Terms) || strings.ContainsFunc(in.Terms, commandsTerminal):
 		return bad("The terms are not a text of at most %d bytes.", maxOfferTerms)
 	}
 	return nil
 }
+
+// commandsTerminal says whether a character does more to a terminal than to go on in the
+// text, for whoever reads the terms of another.
+func commandsTerminal(c rune) bool { return unicode.IsControl(c) && !strings.ContainsRune("\t\r\n", c) }
 
 // CreateOffer makes an offer of the caller's.
 func (r *Region) CreateOffer(ctx context.Context, in CreateOfferInput) (ami.Offer, error) {

@@ -47,7 +47,7 @@ func TestCreateOffer(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
 	r := h.open(t)
-	o := offered(t, r, "", func(in *CreateOfferInput) { in.HourlyPrice, in.Currency = "", "" })
+	o := offered(t, r, "", func(in *CreateOfferInput) { in.HourlyPrice, in.Currency, in.Terms = "", "", "One.\r\n\tTwo.\n" })
 	if len(o.ProductCode) != 25 || o.HourlyPrice != "0" || o.MonthlyPrice != "0" || o.Currency != "USD" || o.OwnerID != r.account || o.CreationTime.IsZero() {
 		t.Errorf("got %+v", o)
 	}
@@ -68,6 +68,7 @@ func TestCreateOffer(t *testing.T) {
 		"no currency":        {func(in *CreateOfferInput) { in.Currency = "" }, ami.CodeMissingParameter},
 		"another currency":   {func(in *CreateOfferInput) { in.Currency = "euro" }, ami.CodeInvalidParameterValue},
 		"long terms":         {func(in *CreateOfferInput) { in.Terms = strings.Repeat("x", 64<<10+1) }, ami.CodeInvalidParameterValue},
+		"no text as terms":   {func(in *CreateOfferInput) { in.Terms = "Pay.\n\x1b[2J" }, ami.CodeInvalidParameterValue},
 		"a dry run":          {func(in *CreateOfferInput) { in.DryRun = true }, ami.CodeDryRunOperation},
 	} {
 		in := CreateOfferInput{ProductCode: "new", Title: "x", HourlyPrice: "1", Currency: "EUR"}
