@@ -74,22 +74,27 @@ func mounted(root *ext4.File) (more int) {
 
 // image makes the filesystem of a staged tree, which is read from in.
 func (s *stage) image(in *folders, fs filesystem) (*ext4.Image, error) {
-	files := map[string]*ext4.File{}
 	links := map[uint64]*ext4.File{}
+	// Not in its turn: a name such as +x sorts before it.
+	root, err := s.plant(in, s.paths["."], links)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string]*ext4.File{".": root}
 	for _, name := range slices.Sorted(maps.Keys(s.paths)) {
-		e := s.paths[name]
-		f, err := s.plant(in, e, links)
+		if name == "." {
+			continue
+		}
+		f, err := s.plant(in, s.paths[name], links)
 		if err != nil {
 			return nil, err
 		}
 		files[name] = f
-		if name != "." {
-			above := files[path.Dir(name)]
-			above.Entries = append(above.Entries, ext4.Entry{Name: path.Base(name), File: f})
-		}
+		above := files[path.Dir(name)]
+		above.Entries = append(above.Entries, ext4.Entry{Name: path.Base(name), File: f})
 	}
 	fs.files = len(files)
-	return fs.make(files["."])
+	return fs.make(root)
 }
 
 // plant makes a file of a filesystem out of an entry and its stand-in.
