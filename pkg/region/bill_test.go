@@ -108,6 +108,21 @@ func TestBillCutsAtTheMonth(t *testing.T) {
 	wantLines(t, bill(t, r, "2026-12"), BillInstance, "t3.micro 1.2497222222 0.0129971111")
 }
 
+// The minute that a run costs at least is cut by the month as well.
+func TestBillCutsTheLeastRun(t *testing.T) {
+	t.Parallel()
+	h, clock := newHouse(t), newMeterHand()
+	priced(t, h, somePrices)
+	clock.pass(30*24*time.Hour - 10*time.Second)
+	r := h.open(t, clock.options)
+	inst := running(t, r)
+	clock.pass(5 * time.Second)
+	terminate(t, r, inst.InstanceID)
+	clock.pass(time.Hour)
+	wantLines(t, bill(t, r, "2026-11"), BillInstance, "t3.micro 0.0027777778 0.0000288889")
+	wantLines(t, bill(t, r, "2026-12"), BillInstance, "t3.micro 0.0138888889 0.0001444444")
+}
+
 // However the clock is set, an hour is an hour; and a command that opens the region
 // again finds what goes on.
 func TestBillWithAClockSetBack(t *testing.T) {
