@@ -2,8 +2,6 @@ package catalog
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -109,7 +107,7 @@ func (tx *Tx) find(q ImageQuery, most limits) (images []ami.Image, end *Position
 }
 
 // imagesAt reads the images at places, in their order.
-func (tx *Tx) imagesAt(places []Position) (images []ami.Image, err error) {
+func (tx *Tx) imagesAt(places []Position) ([]ami.Image, error) {
 	ids := make([]string, len(places))
 	for n, p := range places {
 		ids[n] = string(p.Image)
@@ -118,26 +116,5 @@ func (tx *Tx) imagesAt(places []Position) (images []ami.Image, err error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := tx.conn.QueryContext(tx.ctx, "SELECT i.id, i.doc FROM json_each(?) j CROSS JOIN images i ON i.id = j.value ORDER BY j.key", string(list))
-	if err != nil {
-		return nil, fmt.Errorf("reading images: %w", err)
-	}
-	defer rows.Close()
-	var damaged []error
-	for rows.Next() {
-		var id, text string
-		if err := rows.Scan(&id, &text); err != nil {
-			return nil, fmt.Errorf("reading images: %w", err)
-		}
-		var i ami.Image
-		if err := json.Unmarshal([]byte(text), &i); err != nil {
-			damaged = append(damaged, fmt.Errorf("%w: %s in images: %w", ErrDamaged, id, err))
-			continue
-		}
-		images = append(images, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("reading images: %w", err)
-	}
-	return images, errors.Join(damaged...)
+	return documents[ami.Image](tx, "images", "SELECT i.id, i.doc FROM json_each(?) j CROSS JOIN images i ON i.id = j.value ORDER BY j.key", string(list))
 }

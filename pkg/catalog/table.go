@@ -61,8 +61,13 @@ func one[T any](tx *Tx, table, where string, args ...any) (T, error) {
 // many reads the documents of the rows that where selects, oldest first. Those
 // that cannot be decoded are left out, and the error beside the others is an
 // ErrDamaged for each.
-func many[T any](tx *Tx, table, where string, args ...any) (docs []T, err error) {
-	rows, err := tx.conn.QueryContext(tx.ctx, "SELECT id, doc FROM "+table+" WHERE "+where+" ORDER BY created, id", args...)
+func many[T any](tx *Tx, table, where string, args ...any) ([]T, error) {
+	return documents[T](tx, table, "SELECT id, doc FROM "+table+" WHERE "+where+" ORDER BY created, id", args...)
+}
+
+// documents is many of a query for ids and documents of a table.
+func documents[T any](tx *Tx, table, query string, args ...any) (docs []T, err error) {
+	rows, err := tx.conn.QueryContext(tx.ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", table, err)
 	}
