@@ -1,7 +1,11 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -139,24 +143,108 @@ func TestExamplesAreTrue(t *testing.T) {
 				t.Errorf("%s: the example %q does not run kami", c.CommandPath(), line)
 				continue
 			}
-			words, _, _ = strings.Cut(strings.TrimRight(words, ")"), " > ")
-			root := tree()
-			at, rest, err := root.Find(strings.Fields(words))
-			if err == nil {
-				err = at.ParseFlags(rest)
-			}
-			if err == nil && at.Args != nil && at.RunE != nil && !at.HasSubCommands() {
-				err = at.Args(at, at.Flags().Args())
-			}
-			if err == nil {
-				err = at.ValidateRequiredFlags()
-			}
-			if at == root && !slices.Contains(strings.Fields(words), "--help") {
-				err = fmt.Errorf("no command")
-			}
+			err := understood(words)
 			if err != nil {
 				t.Errorf("%s: the example %q: %v", c.CommandPath(), line, err)
 			}
+		}
+	}
+}
+
+// TestPagesAreTrue reads the commands that the pages show, as TestExamplesAreTrue
+// does those of the help.
+func TestPagesAreTrue(t *testing.T) {
+	pages, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := 0
+	for _, page := range append(pages, "../../README.md") {
+		b, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if filepath.Base(page) == "cli.md" { // which is of the examples
+			continue
+		}
+		for _, line := range strings.Split(strings.ReplaceAll(string(b), "\\\n", ""), "\n") {
+			words, found := shown(line)
+			if !found {
+				continue
+			}
+			read++
+			if err := understood(words); err != nil {
+				t.Errorf("%s: %q: %v", filepath.Base(page), line, err)
+			}
+		}
+		// In the text a command may be named without what it takes.
+		for _, m := range regexp.MustCompile("`kami ([a-z][^`]*)`").FindAllStringSubmatch(string(b), -1) {
+			read++
+			words := strings.Join(strings.Fields(m[1]), " ")
+			if _, err := named(words); err != nil {
+				t.Errorf("%s: `kami %s`: %v", filepath.Base(page), words, err)
+			}
+		}
+	}
+	if read < 100 {
+		t.Errorf("found %d commands in the pages, want all", read)
+	}
+}
+
+// shown is the command of kami in a line of a page that shows one: what is said of it
+// comes after a few spaces, or behind a #.
+func shown(line string) (words string, found bool) {
+	text, indented := strings.CutPrefix(line, "    ")
+	if !indented || strings.HasPrefix(text, " ") {
+		return "", false
+	}
+	before, words, found := strings.Cut(text, "kami ")
+	if !found || !regexp.MustCompile(`^((bin/|\$ |[A-Z_]+=\S* |.*\$\())*$`).MatchString(before) {
+		return "", false
+	}
+	words, _, _ = strings.Cut(words, "    ")
+	words, _, _ = strings.Cut(words, " #")
+	if strings.HasSuffix(before, "$(") {
+		words, _, _ = strings.Cut(words, ")")
+	}
+	return words, true
+}
+
+// understood says what the command line does not understand of a command: it has to
+// name one, with its flags and as many arguments as that takes.
+func understood(words string) error {
+	c, err := named(words)
+	if err == nil && c.Args != nil && c.RunE != nil && !c.HasSubCommands() {
+		err = c.Args(c, c.Flags().Args())
+	}
+	if err == nil {
+		err = c.ValidateRequiredFlags()
+	}
+	return err
+}
+
+// named is the command that the words name, with its flags parsed.
+func named(words string) (*cobra.Command, error) {
+	words = regexp.MustCompile(`'[^']*'|"[^"]*"`).ReplaceAllString(words, "quoted")
+	words = regexp.MustCompile(` [<>|].*| …$|\|[a-z|]+`).ReplaceAllString(strings.TrimRight(words, ")"), "")
+	root := tree()
+	c, rest, err := root.Find(strings.Fields(words))
+	if err == nil {
+		err = c.ParseFlags(rest)
+	}
+	if err == nil && (c == root || c.HasSubCommands() && len(c.Flags().Args()) > 0) && !slices.Contains(rest, "--help") {
+		err = errors.New("no command")
+	}
+	return c, err
+}
+
+func TestWhatIsNotUnderstood(t *testing.T) {
+	for _, line := range []string{
+		"    kami", "    kami imagine list", "    kami image show", "    kami image list --filters name=x", "    x=$(kami launch a b)",
+	} {
+		words, found := shown(line)
+		if err := understood(words); found && err == nil {
+			t.Errorf("%q is understood", line)
 		}
 	}
 }
