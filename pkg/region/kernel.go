@@ -226,6 +226,12 @@ func (r *Region) DeregisterKernel(ctx context.Context, id ami.ImageID, dry bool)
 		return notFoundImage(id)
 	}
 	err = r.catalog.Update(ctx, func(tx *catalog.Tx) error {
+		if kernel, err = tx.Image(id); err != nil {
+			return notFoundOr(err, notFoundImage(id))
+		}
+		if err := r.checkUnprotected(tx, kernel); err != nil {
+			return err
+		}
 		users, err := kernelUsers(tx, id)
 		if err = r.legible(err); err != nil {
 			return err

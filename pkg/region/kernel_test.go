@@ -141,6 +141,9 @@ func TestDeregisterKernel(t *testing.T) {
 	get(r.TerminateInstances(t.Context(), []ami.InstanceID{inst.InstanceID}, false))(t)
 	twin := get(r.RegisterKernel(t.Context(), RegisterKernelInput{File: kernelFile(t, "linux"), Name: "twin"}))(t)
 	wantCode(t, r.DeregisterKernel(t.Context(), ami.ImageID(k), true), ami.CodeDryRunOperation)
+	get(r.ProtectImage(t.Context(), ami.ImageID(k), false, false))(t)
+	wantCode(t, r.DeregisterKernel(t.Context(), ami.ImageID(k), false), ami.CodeOperationNotPermitted)
+	get(r.UnprotectImage(t.Context(), ami.ImageID(k), false))(t)
 	must(t, r.DeregisterKernel(t.Context(), ami.ImageID(k), false))
 	if n := len(get(r.objects())(t)); n != 1 {
 		t.Errorf("%d objects are there, want the one that its twin has too", n)
