@@ -66,6 +66,9 @@ func (r *Region) pack(ctx context.Context, image ami.Image) (parcel, error) {
 				return err
 			}
 			snap.Lock, snap.RecycleBin = nil, nil
+			if snap.OwnerID != r.account { // as shown has it of the image
+				snap.Tags, snap.Description, snap.VolumeID = nil, "", ""
+			}
 			p.Snapshots = append(p.Snapshots, snap)
 		}
 		for _, id := range []string{string(image.KernelID), string(image.RamdiskID)} {
@@ -76,7 +79,8 @@ func (r *Region) pack(ctx context.Context, image ami.Image) (parcel, error) {
 			if err != nil {
 				return fmt.Errorf("the kernel or ramdisk %s: %w", id, err)
 			}
-			p.Kernels = append(p.Kernels, kernel)
+			// By what it is found elsewhere, and no more.
+			p.Kernels = append(p.Kernels, ami.Image{ImageID: kernel.ImageID, ImageType: kernel.ImageType, Architecture: kernel.Architecture, Data: kernel.Data})
 		}
 		return nil
 	})

@@ -55,6 +55,9 @@ func (r *Region) StoreImage(ctx context.Context, in StoreImageInput) (StoredImag
 	if err := checkSold(p.Image, r.account); err != nil {
 		return StoredImage{}, err
 	}
+	if err := r.checkGiven(ctx, p.Image.ImageID); err != nil {
+		return StoredImage{}, err
+	}
 	if p.Image.VirtualizationType == ami.VirtualizationParavirtual {
 		return StoredImage{}, ami.Errorf(ami.CodeUnsupportedOperation, "The image %s is paravirtual: it starts with a kernel of this region, which is not in it.", p.Image.ImageID).
 			WithHint("Copy it to the region where it is wanted: kami image copy.")
@@ -87,6 +90,17 @@ func (r *Region) StoreImage(ctx context.Context, in StoreImageInput) (StoredImag
 	err = r.writeStored(ctx, to, name, file, step)
 	step.Done(err)
 	return done, err
+}
+
+// checkGiven refuses to store an image that is neither the caller's nor shared with him
+// by name: as with EC2, that it is everybody's to launch is not enough.
+func (r *Region) checkGiven(ctx context.Context, id ami.ImageID) error {
+	image, err := r.image(ctx, id) // with the permissions, which its owner alone is shown
+	if err != nil || image.OwnerID == r.account || image.SharedWith(r.account, r.organizations()...) {
+		return err
+	}
+	return ami.Errorf(ami.CodeAuthFailure, "Not authorized for image:%s", id).
+		WithHint("It is public, and stored by its owner and those whom it is shared with by name. It can be launched, and copied.")
 }
 
 // placeOf splits where a stored image is to be into a folder or store and its name.

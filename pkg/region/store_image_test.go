@@ -53,6 +53,30 @@ func TestStoreAndRestore(t *testing.T) {
 	wantSound(t, r)
 }
 
+// Whom an image is shared with by name may store it, without what is its owner's alone
+// to know; that it is public is not enough.
+func TestStoreOfOthers(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	r, o := h.open(t), h.open(t, as(stranger))
+	i := image(t, r, "theirs")
+	must(t, r.CreateTags(t.Context(), []string{string(i.ImageID), string(rootSnapshot(i))}, []ami.Tag{{Key: "Secret", Value: "x"}}, false))
+	in := StoreImageInput{Image: string(i.ImageID), To: t.TempDir()}
+	wantCode(t, second(o.StoreImage(t.Context(), in)), ami.CodeInvalidAMIIDNotFound)
+	share(t, r, i.ImageID, everybody())
+	wantCode(t, second(o.StoreImage(t.Context(), in)), ami.CodeAuthFailure)
+	share(t, r, i.ImageID, accountOf(stranger))
+	done := get(o.StoreImage(t.Context(), in))(t)
+	if text := entriesOf(t, done.At)[0].data; bytes.Contains(text, []byte("Secret")) || bytes.Contains(text, []byte(stranger)) {
+		t.Errorf("the record says what is the owner's to know: %s", text)
+	}
+	get(r.ShareImage(t.Context(), ShareImageInput{ImageID: i.ImageID, Remove: []ami.LaunchPermission{everybody(), accountOf(stranger)}}))(t)
+	get(o.RestoreStoredImage(t.Context(), RestoreImageInput{From: done.At, Name: "mine"}))(t)
+	if text := entriesOf(t, get(r.StoreImage(t.Context(), StoreImageInput{Image: "theirs", To: t.TempDir()}))(t).At)[0].data; !bytes.Contains(text, []byte("Secret")) {
+		t.Errorf("the owner's record lacks the tags: %s", text)
+	}
+}
+
 // A layer of the same content in another file does as well.
 func TestRestoreOverAnotherFile(t *testing.T) {
 	t.Parallel()
