@@ -235,6 +235,12 @@ func rawFile(f *os.File) (qcow2.Source, error) {
 
 // exportImage opens the root of an image. EC2's own format has no more than that.
 func (r *Region) exportImage(ctx context.Context, image ami.Image, decrypt bool) (exportSource, error) {
+	switch {
+	case image.OwnerID != r.account: // as with ExportImage
+		return exportSource{}, notAuthorized(image.ImageID)
+	case image.State != ami.ImageAvailable:
+		return exportSource{}, notAvailable(image)
+	}
 	root := ami.SnapshotID("")
 	for _, m := range image.BlockDeviceMappings {
 		if m.DeviceName == image.RootDeviceName && m.Ebs != nil {

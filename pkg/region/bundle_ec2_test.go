@@ -98,7 +98,11 @@ func TestEC2KeysOfARegion(t *testing.T) {
 }
 
 func TestEC2ExportRefuses(t *testing.T) {
-	r, _ := open(t)
+	h := newHouse(t)
+	r, o := h.open(t), h.open(t, as(stranger))
+	theirs, off := image(t, o, "theirs"), image(t, r, "off")
+	share(t, o, theirs.ImageID, accountOf(r.account))
+	get(r.DisableImage(t.Context(), off.ImageID, false))(t)
 	raw := rawDisk(t, "disk")
 	empty := filepath.Join(t.TempDir(), "empty")
 	must(t, os.WriteFile(empty, nil, 0o600))
@@ -112,6 +116,9 @@ func TestEC2ExportRefuses(t *testing.T) {
 		{"a folder", func(in *ExportEC2Input) { in.Source = "/" }, ami.CodeInvalidParameterValue},
 		{"an empty file", func(in *ExportEC2Input) { in.Source = empty }, ami.CodeInvalidParameterValue},
 		{"no image", func(in *ExportEC2Input) { in.Source = "ami-0123456789abcdef0" }, ami.CodeInvalidAMIIDNotFound},
+		{"another's image", func(in *ExportEC2Input) { in.Source = string(theirs.ImageID) }, ami.CodeAuthFailure},
+		{"another's snapshot", func(in *ExportEC2Input) { in.Source = string(rootSnapshot(theirs)) }, ami.CodeInvalidSnapshotNotFound},
+		{"a disabled image", func(in *ExportEC2Input) { in.Source = string(off.ImageID) }, ami.CodeInvalidAMIIDUnavailable},
 		{"no snapshot", func(in *ExportEC2Input) { in.Source = "snap-0123456789abcdef0" }, ami.CodeInvalidSnapshotNotFound},
 		{"encrypted", func(in *ExportEC2Input) { in.Source = string(secret.SnapshotID) }, ami.CodeOperationNotPermitted},
 		{"a prefix with a folder", func(in *ExportEC2Input) { in.Prefix = "a/b" }, ami.CodeInvalidParameterValue},
