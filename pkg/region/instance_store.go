@@ -96,9 +96,11 @@ func (r *Region) imageOfBundle(ctx context.Context, store object.Store, b *bundl
 	image.Architecture, image.RootDeviceName, image.BootMode = m.Architecture, m.RootDeviceName, m.BootMode
 	image.Consistency, image.ImdsSupport = m.Consistency, in.ImdsSupport
 	for _, code := range m.ProductCodes {
-		kind := "devpay"
-		if _, err := r.Offer(ctx, code); err == nil {
-			kind = ami.MarketplaceCode
+		kind := ami.MarketplaceCode
+		if _, err := r.Offer(ctx, code); ami.ErrorCode(err) == ami.CodeInvalidParameterValue { // nobody's here
+			kind = "devpay"
+		} else if err != nil {
+			return image, err
 		}
 		image.ProductCodes = append(image.ProductCodes, ami.ProductCode{ID: code, Type: kind})
 	}
