@@ -95,8 +95,8 @@ func tagOf(tags []ami.Tag, key string) string {
 }
 
 // membersOf returns what is there of a group, oldest first. An instance that is still
-// pending is of a launch that was killed, for whoever asks holds the group's lock, and
-// is undone; one that is terminated is past.
+// pending is just being launched; to who holds the group's lock it is of a launch that was
+// killed, and is undone. One that is terminated is past.
 func membersOf(g ami.Group, all []ami.Instance, revision string) (out []ami.GroupInstance) {
 	for _, i := range all {
 		state := i.State.Name
@@ -185,8 +185,11 @@ func (in GroupInput) apply(g *ami.Group) error {
 	if in.HealthCheck != "" {
 		g.HealthCheck = string(in.HealthCheck)
 	}
-	if in.Grace > 0 {
+	if in.Grace != 0 {
 		g.GraceSeconds = int64(max(in.Grace, time.Second) / time.Second)
+	}
+	if in.Grace < 0 {
+		errs = append(errs, ami.Errorf(ami.CodeInvalidParameterValue, "The grace %s is less than nothing.", in.Grace))
 	}
 	if !slices.Contains([]WaitFor{WaitRunning, WaitBooted, WaitSSH}, WaitFor(g.HealthCheck)) {
 		errs = append(errs, ami.Errorf(ami.CodeInvalidParameterValue, "The health check %q is not running, booted or ssh.", g.HealthCheck))

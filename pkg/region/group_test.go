@@ -125,6 +125,7 @@ func TestGroupRefuses(t *testing.T) {
 		"no such template":      {set(GroupInput{Launch: &ami.GroupLaunch{Template: "none"}}), ami.CodeTemplateNotFound},
 		"more than the most":    {set(GroupInput{Desired: new(10)}), ami.CodeInvalidParameterValue},
 		"less than the least":   {set(GroupInput{Min: new(2)}), ami.CodeInvalidParameterValue},
+		"a grace below nothing": {set(GroupInput{Grace: -time.Second}), ami.CodeInvalidParameterValue},
 		"a health of its own":   {set(GroupInput{HealthCheck: "fine"}), ami.CodeInvalidParameterValue},
 		"a roll to nothing":     {rollErr, ami.CodeInvalidAMIIDNotFound},
 		"deleted with one":      {deleteErr, ami.CodeGroupInUse},
