@@ -71,7 +71,10 @@ func (n *near) hold(ctx context.Context, p parcel) error {
 		ids[i] = copyPrefix + string(ami.NewSnapshotID())
 	}
 	// Looked at once more in the commit: whoever deletes later sees the lease.
-	j, err := n.r.begin(ctx, func(tx *catalog.Tx) error { return n.r.checkLaunched(tx, p.Image.ImageID) }, ids...)
+	j, err := n.r.begin(ctx, func(tx *catalog.Tx) error {
+		_, err := n.r.launchedNow(tx, p.Image.ImageID)
+		return err
+	}, ids...)
 	if err != nil {
 		return storeError(err, "The image %s cannot be held.", p.Image.ImageID)
 	}

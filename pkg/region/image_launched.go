@@ -3,22 +3,41 @@ package region
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/catalog"
 )
 
-// checkLaunched refuses an image that was taken out of use since it was looked up.
-func (r *Region) checkLaunched(tx *catalog.Tx, id ami.ImageID) error {
+// launchedNow is an image as its record is now. It refuses one that was taken out of
+// use since it was looked up.
+func (r *Region) launchedNow(tx *catalog.Tx, id ami.ImageID) (ami.Image, error) {
 	image, err := tx.Image(id)
 	if err != nil || !r.sees(image) {
-		return notFoundOr(err, notFoundImage(id))
+		return image, notFoundOr(err, notFoundImage(id))
 	}
 	if image.State != ami.ImageAvailable {
-		return unavailableImage(id)
+		return image, unavailableImage(id)
 	}
-	return nil
+	return image, nil
+}
+
+// checkLaunched gives an instance that is about to be recorded, and its volumes of the
+// image's snapshots, the product codes that the image has by now, and refuses what is
+// not paid for.
+func (r *Region) checkLaunched(tx *catalog.Tx, inst *ami.Instance, vols []ami.Volume) error {
+	image, err := r.launchedNow(tx, inst.ImageID)
+	if err != nil {
+		return err
+	}
+	inst.ProductCodes = ami.JoinProductCodes(inst.ProductCodes, image.ProductCodes)
+	for i, v := range vols {
+		if slices.Contains(snapshotsOf(image), v.SnapshotID) {
+			vols[i].ProductCodes = image.ProductCodes
+		}
+	}
+	return r.checkSubscribed(tx, "The image "+string(image.ImageID), inst.ProductCodes)
 }
 
 // noteLaunch writes in an image's record when it was last launched, by whomever.

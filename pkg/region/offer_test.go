@@ -9,7 +9,6 @@ import (
 
 	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/bundle"
-	"github.com/kamivm/kami/pkg/catalog"
 )
 
 func offered(t *testing.T, r *Region, code string, edit ...func(*CreateOfferInput)) ami.Offer {
@@ -314,20 +313,4 @@ func TestDevpayCodes(t *testing.T) {
 	launched(t, r, RunInstancesInput{Image: string(i.ImageID)})
 	offered(t, h.open(t, as(stranger)), "774F4FF8")
 	wantCode(t, launchErr(t, r, string(i.ImageID)), ami.CodeOptInRequired)
-}
-
-// A subscription that is cancelled, or a code that is added, while a launch is under way:
-// the commit sees it.
-func TestSubscriptionEndsMeanwhile(t *testing.T) {
-	t.Parallel()
-	h := newHouse(t)
-	r, o := h.open(t), h.open(t, as(stranger))
-	offered(t, r, "web")
-	i := sold(t, r, "web-1", "web", accountOf(stranger))
-	subscribed(t, o, "web")
-	proto, _, err := o.plan(t.Context(), get(o.image(t.Context(), i.ImageID))(t), RunInstancesInput{})
-	must(t, err)
-	get(o.Unsubscribe(t.Context(), "web", false))(t)
-	err = o.catalog.View(t.Context(), func(tx *catalog.Tx) error { return o.checkSubscribed(tx, "It", proto.ProductCodes) })
-	wantCode(t, err, ami.CodeOptInRequired)
 }

@@ -106,3 +106,45 @@ func TestProductCodesOfABundlesMapping(t *testing.T) {
 	wantCodes(t, "the image", i.ProductCodes, "web")
 	wantCode(t, shareErr(t, buyer, i.ImageID, everybody()), ami.CodeOperationNotPermitted)
 }
+
+// A code that is put to an image while a launch of it is under way is paid for, and
+// so is a subscription that has ended by then.
+func TestProductCodesMeanwhile(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	r, o := h.open(t), h.open(t, as(stranger))
+	ctx := t.Context()
+	offered(t, r, "web")
+	i := image(t, r, "web-1")
+	share(t, r, i.ImageID, accountOf(stranger))
+	root := stopped(t, o)
+	planned := func(r *Region) func() (ami.Instance, error) {
+		seen := get(r.image(ctx, i.ImageID))(t)
+		proto, mapping, err := r.plan(ctx, seen, RunInstancesInput{InstanceType: "t3.micro"})
+		must(t, err)
+		driver := get(r.driver(ctx, ""))(t)
+		proto.Driver, proto.Connect, proto.Accel = driver.Name(), driver.URI(), "tcg"
+		return func() (ami.Instance, error) { return r.runOne(ctx, proto, seen, mapping, RunInstancesInput{}) }
+	}
+	sellers, others := planned(r), planned(o)
+	replace := ReplaceRootInput{InstanceID: root.InstanceID, ImageID: i.ImageID}
+	snap := get(o.rootSnapshot(ctx, root, replace))(t)
+	get(r.AddProductCodes(ctx, i.ImageID, []string{"web"}, false))(t)
+
+	_, err := others()
+	wantCode(t, err, ami.CodeOptInRequired)
+	_, _, err = o.swapRoot(ctx, get(o.instanceRecord(ctx, root.InstanceID))(t), snap, replace)
+	wantCode(t, err, ami.CodeOptInRequired)
+	inst := get(sellers())(t)
+	wantCodes(t, "the instance", get(r.instance(ctx, inst.InstanceID))(t).ProductCodes, "web")
+	wantCodes(t, "its volume", volumeOf(t, r, inst, "/dev/sda1").ProductCodes, "web")
+
+	subscribed(t, o, "web")
+	others = planned(o)
+	get(o.Unsubscribe(ctx, "web", false))(t)
+	_, err = others()
+	wantCode(t, err, ami.CodeOptInRequired)
+	if all := get(o.DescribeInstances(ctx, DescribeInput{}))(t); len(all) != 1 {
+		t.Errorf("got %d instances, want no other than there was", len(all))
+	}
+}

@@ -122,7 +122,7 @@ func (r *Region) rootSnapshot(ctx context.Context, inst ami.Instance, in Replace
 		snap.ProductCodes = ami.JoinProductCodes(snap.ProductCodes, image.ProductCodes)
 	}
 	if err == nil {
-		err = r.catalog.View(ctx, func(tx *catalog.Tx) error { return r.checkFreshRoot(tx, in, snap) })
+		err = r.catalog.View(ctx, func(tx *catalog.Tx) error { return r.checkFreshRoot(tx, in, &snap) })
 	}
 	return snap, storeError(err, "The product codes of %s cannot be read.", id)
 }
@@ -150,13 +150,16 @@ func (r *Region) checkRootImage(ctx context.Context, inst ami.Instance, image am
 	return r.checkSignedLaunch(ctx, image, nil)
 }
 
-// checkFreshRoot refuses what was taken out of use since it was looked up, or is not
-// paid for. The root that the instance was launched with is.
-func (r *Region) checkFreshRoot(tx *catalog.Tx, in ReplaceRootInput, snap ami.Snapshot) error {
+// checkFreshRoot gives the snapshot of a root the product codes that its image has by
+// now, and refuses what was taken out of use since it was looked up, or is not paid for.
+// The root that the instance was launched with is.
+func (r *Region) checkFreshRoot(tx *catalog.Tx, in ReplaceRootInput, snap *ami.Snapshot) error {
 	if in.ImageID != "" {
-		if err := r.checkLaunched(tx, in.ImageID); err != nil {
+		image, err := r.launchedNow(tx, in.ImageID)
+		if err != nil {
 			return err
 		}
+		snap.ProductCodes = ami.JoinProductCodes(snap.ProductCodes, image.ProductCodes)
 	}
 	if in.ImageID == "" && in.SnapshotID == "" {
 		return nil
@@ -195,7 +198,7 @@ func (r *Region) swapRoot(ctx context.Context, inst ami.Instance, snap ami.Snaps
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	v := ami.Volume{
 		VolumeID: ami.NewVolumeID(), OwnerID: r.account, VolumeType: was.VolumeType, State: ami.VolumeCreating, CreateTime: now,
-		SnapshotID: snap.SnapshotID, ProductCodes: snap.ProductCodes,
+		SnapshotID: snap.SnapshotID,
 		// As large as the one before, which may have grown.
 		Size: max(snap.VolumeSize, was.Size), SizeBytes: max(snap.SizeBytes, was.SizeBytes), Tags: was.Tags,
 	}
@@ -205,9 +208,10 @@ func (r *Region) swapRoot(ctx context.Context, inst ami.Instance, snap ami.Snaps
 	}
 	v.Encrypted = v.KmsKeyID != ""
 	j, err := r.begin(ctx, func(tx *catalog.Tx) error {
-		if err := r.checkFreshRoot(tx, in, snap); err != nil {
+		if err := r.checkFreshRoot(tx, in, &snap); err != nil {
 			return err
 		}
+		v.ProductCodes = snap.ProductCodes
 		return r.beginVolume(tx, &v)
 	}, string(v.VolumeID))
 	if err != nil {

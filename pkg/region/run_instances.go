@@ -229,7 +229,7 @@ func (r *Region) runOne(ctx context.Context, inst ami.Instance, image ami.Image,
 		return inst, err
 	}
 	j, err := r.beginBased(ctx, image, inst, vols, func(tx *catalog.Tx) error {
-		if err := errors.Join(checkBooted(tx, inst.KernelID, inst.RamdiskID), r.checkLaunched(tx, image.ImageID), r.checkSubscribed(tx, "The image "+string(image.ImageID), inst.ProductCodes)); err != nil {
+		if err := errors.Join(checkBooted(tx, inst.KernelID, inst.RamdiskID), r.checkLaunched(tx, &inst, vols)); err != nil {
 			return err
 		}
 		for i := range vols {
@@ -304,9 +304,6 @@ func (r *Region) planVolumes(ctx context.Context, inst *ami.Instance, image ami.
 					return nil, err
 				}
 				v.SnapshotID, v.Size, v.SizeBytes = snap.SnapshotID, snap.VolumeSize, snap.SizeBytes
-				if slices.Contains(snapshotsOf(image), snap.SnapshotID) {
-					v.ProductCodes = image.ProductCodes
-				}
 			}
 			if s := m.Ebs.VolumeSize; s != nil && *s*gib > v.SizeBytes && *s > v.Size {
 				v.Size, v.SizeBytes = *s, *s*gib
