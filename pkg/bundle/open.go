@@ -184,7 +184,7 @@ func (b *Bundle) Assemble(ctx context.Context, w io.WriterAt, progress func(int6
 				return err
 			}
 			progress(size)
-			return writeSparse(w, plain, start)
+			return qcow2.WriteSparse(w, plain, start)
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -192,33 +192,3 @@ func (b *Bundle) Assemble(ctx context.Context, w io.WriterAt, progress func(int6
 	}
 	return ctx.Err()
 }
-
-// hole is the least run of zeros that is left out of what is written, aligned.
-const hole = 4096
-
-// writeSparse writes p at off but for aligned blocks of zeros.
-func writeSparse(w io.WriterAt, p []byte, off int64) error {
-	for len(p) > 0 {
-		n := 0 // to write
-		for n < len(p) {
-			step := min(int(hole-(off+int64(n))%hole), len(p)-n)
-			if step == hole && isZero(p[n:n+step]) {
-				break
-			}
-			n += step
-		}
-		if n > 0 {
-			if _, err := w.WriteAt(p[:n], off); err != nil {
-				return err
-			}
-		}
-		p, off = p[n:], off+int64(n)
-		for len(p) >= hole && isZero(p[:hole]) {
-			p, off = p[hole:], off+hole
-		}
-	}
-	return nil
-}
-
-// isZero says whether the bytes of a block are zeros.
-func isZero(p []byte) bool { return [hole]byte(p) == [hole]byte{} }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kamivm/kami/pkg/qcow2"
 )
 
 // The bounds of a tree.
@@ -325,11 +327,11 @@ func (s *stage) file(e *entry, size int64, r io.Reader) error {
 
 // copySparse copies at most size bytes but leaves out blocks of zeros.
 func copySparse(f *os.File, r io.Reader, size int64) (done int64, err error) {
-	buf := make([]byte, min(max(size, hole), 256<<10))
+	buf := make([]byte, min(size, 256<<10))
 	for done < size {
 		n, err := io.ReadFull(r, buf[:min(int64(len(buf)), size-done)])
 		if n > 0 {
-			if werr := writeSparse(f, buf[:n], done); werr != nil {
+			if werr := qcow2.WriteSparse(f, buf[:n], done); werr != nil {
 				return done, werr
 			}
 			done += int64(n)

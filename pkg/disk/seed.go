@@ -4,7 +4,7 @@
 package disk
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +13,7 @@ import (
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
 
 	"github.com/kamivm/kami/pkg/internal/durable"
+	"github.com/kamivm/kami/pkg/qcow2"
 )
 
 // Seed is what a NoCloud data source offers a guest.
@@ -65,24 +66,10 @@ func WriteSeed(path string, seed Seed) (err error) {
 	if err != nil {
 		return fmt.Errorf("making seed: %w", err)
 	}
-	if err := durable.WriteFile(path, 0o600, func(f *os.File) error { return writeSparse(f, data) }); err != nil {
+	if err := durable.WriteFile(path, 0o600, func(f *os.File) error {
+		return errors.Join(qcow2.WriteSparse(f, data, 0), f.Truncate(int64(len(data))))
+	}); err != nil {
 		return fmt.Errorf("making seed: %w", err)
 	}
 	return nil
-}
-
-// writeSparse writes data to an empty file, in which blocks of zeros are holes.
-func writeSparse(f *os.File, data []byte) error {
-	const block = 4096 // of the file systems that hosts have
-	var zeros [block]byte
-	for at := 0; at < len(data); at += block {
-		b := data[at:min(at+block, len(data))]
-		if bytes.Equal(b, zeros[:len(b)]) {
-			continue
-		}
-		if _, err := f.WriteAt(b, int64(at)); err != nil {
-			return err
-		}
-	}
-	return f.Truncate(int64(len(data))) // should its end be a hole
 }

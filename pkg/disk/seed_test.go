@@ -90,26 +90,3 @@ func wantSeed(t *testing.T, path string, want Seed) {
 		}
 	}
 }
-
-func TestSparseIsTheSame(t *testing.T) {
-	for _, want := range [][]byte{
-		nil,
-		make([]byte, 1),
-		make([]byte, 3*4096),
-		append(make([]byte, 2*4096), 1),
-		append([]byte{1}, make([]byte, 3*4096)...),
-		append(bytes.Repeat([]byte{0, 1}, 4096), make([]byte, 100)...),
-	} {
-		f, err := os.Create(filepath.Join(t.TempDir(), "file"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		if err := writeSparse(f, want); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := os.ReadFile(f.Name()); err != nil || !bytes.Equal(got, want) {
-			t.Errorf("of %d bytes %d were read back otherwise (%v)", len(want), len(got), err)
-		}
-	}
-}

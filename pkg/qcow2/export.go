@@ -47,3 +47,29 @@ func WriteRaw(ctx context.Context, w *os.File, src Source, progress func(n int64
 	})
 	return errors.Join(err, g.Wait())
 }
+
+// holeSize is what filesystems allocate, in bytes: less is no hole.
+const holeSize = 4 << 10
+
+// WriteSparse writes p to a place of a file that has nothing there, but for pages of
+// zeros, which become holes. If there are some at its end, the file may be too short.
+func WriteSparse(w io.WriterAt, p []byte, off int64) error {
+	for len(p) > 0 {
+		n, zero := 0, 0 // bytes to write, and of the page of zeros behind them
+		for n < len(p) {
+			step := min(holeSize-int((off+int64(n))%holeSize), len(p)-n)
+			if isZero(p[n : n+step]) {
+				zero = step
+				break
+			}
+			n += step
+		}
+		if n > 0 {
+			if _, err := w.WriteAt(p[:n], off); err != nil {
+				return err
+			}
+		}
+		p, off = p[n+zero:], off+int64(n+zero)
+	}
+	return nil
+}

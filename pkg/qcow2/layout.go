@@ -231,7 +231,7 @@ func writeHashed(ctx context.Context, w *os.File, r io.Reader) (sum [sha256.Size
 		b := <-free
 		n, rerr := io.ReadFull(r, b)
 		filled <- b[:n]
-		if err = writeSparse(w, b[:n], at); err == nil {
+		if err = WriteSparse(w, b[:n], at); err == nil {
 			// Only a hint: the sync that follows reports what fails.
 			_ = unix.SyncFileRange(int(w.Fd()), at, int64(n), unix.SYNC_FILE_RANGE_WRITE)
 			at += int64(n)
@@ -244,27 +244,6 @@ func writeHashed(ctx context.Context, w *os.File, r io.Reader) (sum [sha256.Size
 		err = nil
 	}
 	return sum, err
-}
-
-// pageSize is what filesystems allocate, in bytes: less is no hole.
-const pageSize = 4 << 10
-
-// writeSparse writes b at a place, but for pages of zeros.
-func writeSparse(w *os.File, b []byte, at int64) error {
-	for len(b) > 0 {
-		n := 0
-		for n < len(b) && !isZero(b[n:min(len(b), n+pageSize)]) {
-			n = min(len(b), n+pageSize)
-		}
-		if n > 0 {
-			if _, err := w.WriteAt(b[:n], at); err != nil {
-				return err
-			}
-		}
-		n = min(len(b), n+pageSize) // behind the zeros, if there are some
-		b, at = b[n:], at+int64(n)
-	}
-	return nil
 }
 
 // header makes the first cluster.
