@@ -191,7 +191,7 @@ func (u *unpacker) next(ctx context.Context, name string, size int64) (io.Reader
 // verified copies the bytes of a layer and verifies them.
 func (u *unpacker) verified(ctx context.Context, l parcelLayer, to io.Writer, from io.Reader) error {
 	h := sha256.New()
-	if err := copyAll(ctx, io.MultiWriter(to, h), from, u.step); err != nil {
+	if err := copyStep(ctx, io.MultiWriter(to, h), from, u.step); err != nil {
 		return err
 	}
 	if got := digest.FromSum([sha256.Size]byte(h.Sum(nil))); got != l.Digest {

@@ -145,7 +145,7 @@ func (r *Region) writeStored(ctx context.Context, to, name string, file *stored,
 			return ami.Errorf(ami.CodeInvalidParameterValue, "%s exists.", at).WithHint("Choose another place, or remove that one.")
 		}
 		err := durable.WriteFile(at, 0o600, func(f *os.File) error {
-			return copyAll(ctx, f, io.NewSectionReader(file, 0, file.size), step)
+			return copyStep(ctx, f, io.NewSectionReader(file, 0, file.size), step)
 		})
 		return storeError(err, "%s cannot be written.", at)
 	}
@@ -159,20 +159,6 @@ func (r *Region) writeStored(ctx context.Context, to, name string, file *stored,
 		return ami.Errorf(ami.CodeInvalidParameterValue, "%s exists in %s.", name, store.URL()).WithHint("An image is stored in a place once; choose another, or remove that one.")
 	}
 	return objectError(err, to)
-}
-
-// copyAll is io.Copy that ends with ctx and tells of its progress.
-func copyAll(ctx context.Context, w io.Writer, from io.Reader, step ami.Step) error {
-	for {
-		n, err := io.CopyN(w, from, 1<<20)
-		step.Add(n)
-		if errors.Is(err, io.EOF) {
-			return ctx.Err()
-		}
-		if err = errors.Join(err, ctx.Err()); err != nil {
-			return err
-		}
-	}
 }
 
 // told tells of what is read.
