@@ -20,7 +20,8 @@ import (
 type tree struct {
 	root  string
 	files int
-	bytes int64 // of their contents, in whole blocks
+	bytes int64              // of their contents, in whole blocks
+	named map[[2]uint64]bool // files of several names that are counted
 }
 
 // visit calls fn with everything under a folder that the filter lets stay. One
@@ -47,15 +48,28 @@ func (t *tree) visit(ctx context.Context, f *filter, fn func(*place) error) erro
 			return fmt.Errorf("%w: it has more than %d files", ErrTemplate, maxMembers)
 		}
 		switch {
-		case kind == unix.S_IFREG && st.Nlink == 1:
+		case kind == unix.S_IFREG && t.first(st):
 			t.bytes += min((st.Size+ext4.Block-1)/ext4.Block*ext4.Block, st.Blocks*512+ext4.Block)
-		case kind == unix.S_IFREG:
-			t.bytes += st.Blocks * 512 / int64(st.Nlink)
 		case kind == unix.S_IFDIR:
 			t.bytes += ext4.Block
 		}
 		return fn(p)
 	})
+}
+
+// first says whether a file was not seen under another of its names; of those some may
+// be outside of the tree.
+func (t *tree) first(st *unix.Stat_t) bool {
+	id := [2]uint64{st.Dev, st.Ino}
+	if st.Nlink == 1 {
+		return true
+	}
+	if t.named == nil {
+		t.named = map[[2]uint64]bool{}
+	}
+	seen := t.named[id]
+	t.named[id] = true
+	return !seen
 }
 
 // plant makes the tree of a filesystem out of the folder. What is in its files is

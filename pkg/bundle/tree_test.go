@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -165,5 +166,25 @@ func TestAWalkEnds(t *testing.T) {
 	_, err := OpenTemplate(ctx, TemplateInput{Path: someTree(t), Kind: KindFolder, Name: "n", Tmp: t.TempDir(), Progress: ami.NoProgress})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestNamesElsewhere: files that have names outside of the tree, too, count as a whole.
+func TestNamesElsewhere(t *testing.T) {
+	root, outside := t.TempDir(), t.TempDir()
+	name := filepath.Join(root, "file")
+	if err := os.WriteFile(name, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 9 {
+		must(t, os.Link(name, filepath.Join(outside, fmt.Sprint(i))))
+	}
+	must(t, os.Link(name, filepath.Join(root, "again")))
+	f, err := Filter{}.compile()
+	must(t, err)
+	tr := &tree{root: root}
+	must(t, tr.visit(t.Context(), f, func(*place) error { return nil }))
+	if want := int64(1<<20 + 4096); tr.bytes != want {
+		t.Errorf("got %d bytes, want %d", tr.bytes, want)
 	}
 }
