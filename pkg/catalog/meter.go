@@ -158,10 +158,20 @@ func (tx *Tx) endUsage(u UsageRecord, at time.Time) error {
 	return tx.putUsage(u)
 }
 
+// leaveUsage has the open usage of a thing, which cannot be read, be over: it is on no
+// bill, but keeps nobody from stopping a guest.
+func (tx *Tx) leaveUsage(resource string) error {
+	_, err := tx.conn.ExecContext(tx.ctx, "UPDATE usages SET ended = ? WHERE resource = ? AND ended = ''", stamp(tx.instant().Time), resource)
+	return err
+}
+
 // meterAs brings the open usage of a thing to what it is now: want, or nothing at all
 // with counts false. ended says when that began to be so; nil is for now.
 func (tx *Tx) meterAs(resource string, counts bool, want ami.Usage, ended func() time.Time) error {
 	have, open, err := tx.openUsage(resource)
+	if errors.Is(err, ErrDamaged) {
+		err = tx.leaveUsage(resource)
+	}
 	if err != nil {
 		return fmt.Errorf("metering %s: %w", resource, err)
 	}

@@ -148,6 +148,34 @@ func TestStorageIsMeteredAsItChanges(t *testing.T) {
 	}
 }
 
+// A usage that cannot be read keeps nobody from stopping what it is of.
+func TestDamagedUsage(t *testing.T) {
+	h := newHost()
+	s := metered(t, h)
+	i := ami.Instance{InstanceID: ami.NewInstanceID()}
+	for _, state := range []ami.InstanceState{ami.InstanceRunning, ami.InstanceStopped, ami.InstanceRunning} {
+		i.State = ami.StateRecord(state)
+		update(t, s, func(tx *Tx) error { return tx.PutInstance(i) })
+		update(t, s, func(tx *Tx) error {
+			_, err := tx.conn.ExecContext(t.Context(), "UPDATE usages SET doc = '{' WHERE ended = '' AND NOT EXISTS (SELECT 1 FROM usages WHERE ended != '')")
+			return err
+		})
+		h.pass(time.Hour, 0)
+	}
+	i.State = ami.StateRecord(ami.InstanceStopped)
+	update(t, s, func(tx *Tx) error { return tx.PutInstance(i) })
+	err := s.View(t.Context(), func(tx *Tx) error {
+		all, err := tx.Usages(time.Time{}, time.Time{})
+		if len(all) != 1 || all[0].To.Sub(all[0].From) != time.Hour || !errors.Is(err, ErrDamaged) {
+			t.Errorf("got %+v (%v), want the second hour beside ErrDamaged", all, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A catalog of before is metered from now on, and only once.
 func TestMeteringBegins(t *testing.T) {
 	h := newHost()
