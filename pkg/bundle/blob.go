@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/digest"
 	"github.com/kamivm/kami/pkg/object"
 	"github.com/kamivm/kami/pkg/object/cdc"
@@ -199,8 +200,8 @@ func BucketChunks(store object.Store, bucket string) (*object.Chunks, error) {
 // Making says in a bucket that somebody is about to lean on its chunks, so that
 // none is deleted until release is called, also by other hosts. It waits while
 // somebody deletes, and returns ErrInUse where that takes too long.
-func Making(ctx context.Context, store object.Store, bucket string) (release func(context.Context), err error) {
-	held, err := create(ctx, store, bucket)
+func Making(ctx context.Context, store object.Store, bucket string, tell ami.Progress) (release func(context.Context), err error) {
+	held, err := create(ctx, store, bucket, tell)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/object"
 	"github.com/kamivm/kami/pkg/qcow2"
 )
@@ -35,7 +36,7 @@ func TestBlobs(t *testing.T) {
 	}
 	ctx, none := t.Context(), func(int64) {}
 	first, second := noiseBlob(t, 4<<20, 0), noiseBlob(t, 4<<20, 1<<20)
-	release, err := Making(ctx, store, "data")
+	release, err := Making(ctx, store, "data", ami.NoProgress)
 	if err != nil {
 		t.Fatal(err)
 	}

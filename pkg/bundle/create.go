@@ -49,7 +49,7 @@ func Create(ctx context.Context, in CreateInput) (Manifest, Packed, error) {
 	if err := CheckFree(ctx, in.Store, in.Location); err != nil {
 		return m, done, err
 	}
-	held, err := create(ctx, in.Store, l.Bucket)
+	held, err := create(ctx, in.Store, l.Bucket, in.Progress)
 	if err != nil {
 		return m, done, err
 	}

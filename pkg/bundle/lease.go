@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kamivm/kami/pkg/ami"
 	"github.com/kamivm/kami/pkg/object"
 )
 
@@ -69,13 +70,20 @@ func (l *lease) release(ctx context.Context) {
 	_ = l.store.Delete(ctx, l.name) // one that stays counts for leaseTime
 }
 
-// create holds off those who delete, and waits for one who does already.
-func create(ctx context.Context, store object.Store, bucket string) (*lease, error) {
+// create holds off those who delete, and waits for one who does already, of which it
+// tells.
+func create(ctx context.Context, store object.Store, bucket string, tell ami.Progress) (_ *lease, err error) {
 	name := path.Join(leases(bucket), "create-"+rand.Text())
 	l, err := hold(ctx, store, name, func(ctx context.Context) error { return object.WriteSmall(ctx, store, name, []byte("held\n")) })
 	if err != nil {
 		return nil, err
 	}
+	var waiting ami.Step
+	defer func() {
+		if waiting != nil {
+			waiting.Done(err)
+		}
+	}()
 	for begun := time.Now(); ; {
 		now, err := clock(ctx, store, name)
 		if err != nil {
@@ -90,6 +98,9 @@ func create(ctx context.Context, store object.Store, bucket string) (*lease, err
 			err = fmt.Errorf("%w: what no bundle needs is being deleted from %s since %s", ErrInUse, bucket, info.Modified.Format(time.TimeOnly))
 		}
 		if err == nil {
+			if waiting == nil {
+				waiting = tell.Step("waiting for another command that deletes from "+bucket, 0)
+			}
 			err = pause(ctx, leaseLook)
 		}
 		if err != nil {

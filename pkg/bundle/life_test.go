@@ -228,7 +228,7 @@ func TestNobodyTakesAwayWhatIsBeingMade(t *testing.T) {
 	store, key := newStore(t), newKey(t)
 	src, _ := sparse(t, 2<<20, map[int64][]byte{0: noise(1, 1<<20)})
 	mustCreate(t, store, "b/x", src, key)
-	making, err := create(t.Context(), store, "b")
+	making, err := create(t.Context(), store, "b", ami.NoProgress)
 	must(t, err)
 	swept, err := Delete(t.Context(), store, "b/x")
 	if err != nil || swept.Chunks != 0 || !strings.Contains(swept.Left, "being created") {
@@ -239,7 +239,7 @@ func TestNobodyTakesAwayWhatIsBeingMade(t *testing.T) {
 	must(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := create(ctx, store, "b"); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := create(ctx, store, "b", ami.NoProgress); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, want it to wait", err)
 	}
 	if _, err := sweeping(t.Context(), store, "b"); !errors.Is(err, ErrInUse) {

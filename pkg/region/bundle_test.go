@@ -212,7 +212,14 @@ func TestBundleDryRun(t *testing.T) {
 // Who packs into a bucket waits for one who deletes from it, and not for ever.
 func TestBundlingInProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, _ := open(t)
+		told := &listener{}
+		waits := 0
+		told.onStep = func(name string) {
+			if strings.HasPrefix(name, "waiting for another command that deletes from images") {
+				waits++
+			}
+		}
+		r, _ := open(t, tellingTo(told))
 		dir := r.path("objects", "images", ".making")
 		must(t, os.MkdirAll(dir, 0o700))
 		must(t, os.WriteFile(filepath.Join(dir, "sweep"), []byte("held\n"), 0o600))
@@ -221,6 +228,9 @@ func TestBundlingInProgress(t *testing.T) {
 		wantCode(t, err, ami.CodeBundlingInProgress)
 		if waited := time.Since(begun); waited < time.Minute || waited > time.Hour {
 			t.Errorf("it waited %s", waited)
+		}
+		if waits != 1 {
+			t.Errorf("it told %d times that it waits, want once", waits)
 		}
 		must(t, os.Remove(filepath.Join(dir, "sweep")))
 		get(r.CreateBundle(t.Context(), CreateBundleInput{BundleSpec: BundleSpec{Location: "images/web"}, Source: rawDisk(t, "web")}))(t)

@@ -52,7 +52,7 @@ func (f *far) close(ctx context.Context) {
 func (f *far) parcel(ctx context.Context, ref string) (parcel, error) {
 	// Who may only read cannot hold anything; then a deletion in the midst of the
 	// copy makes it fail.
-	release, err := bundle.Making(ctx, f.store, remoteBucket)
+	release, err := bundle.Making(ctx, f.store, remoteBucket, f.opts.tell())
 	if err != nil && !errors.Is(err, object.ErrDenied) {
 		return parcel{}, remoteError(storeError(err, "The region %q cannot be read.", f.name), f.store.URL())
 	}

@@ -120,7 +120,7 @@ func (f *remote) push(ctx context.Context, opts Options, in CopyImageInput, r *R
 	if !known {
 		r.progress.Note("an image of %q that cannot be read may have the same name", f.name)
 	}
-	release, err := bundle.Making(ctx, f.store, remoteBucket)
+	release, err := bundle.Making(ctx, f.store, remoteBucket, r.progress)
 	if err != nil {
 		return done, err
 	}
