@@ -154,7 +154,11 @@ func (d *Draft) readHeader() error {
 
 // Close lets go of the draft.
 func (d *Draft) Close() error {
-	return errors.Join(d.journal.Close(), d.blocks.Close(), d.gate.Close())
+	var err error
+	if d.journal != nil {
+		err = flock(d.journal, unix.LOCK_UN) // first, as durable.Lock does
+	}
+	return errors.Join(err, d.journal.Close(), d.blocks.Close(), d.gate.Close())
 }
 
 // Touch lets the time that the draft waits for its next block begin anew, also

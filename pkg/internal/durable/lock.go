@@ -67,5 +67,8 @@ func AcquireLock(ctx context.Context, path string) (*Lock, error) {
 	}
 }
 
-// Unlock releases the lock.
-func (l *Lock) Unlock() error { return l.f.Close() }
+// Unlock releases the lock, also where a process that is just being forked still has
+// its file open: until that one runs its program, closing alone would leave it taken.
+func (l *Lock) Unlock() error {
+	return errors.Join(unix.Flock(int(l.f.Fd()), unix.LOCK_UN), l.f.Close())
+}

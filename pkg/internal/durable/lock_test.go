@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // lockNow takes a lock that has to be free, or has not.
@@ -42,6 +44,18 @@ func TestTryLock(t *testing.T) {
 	if _, _, err := TryLock(filepath.Join(filepath.Dir(path), "none", "lock")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v without a folder, want fs.ErrNotExist", err)
 	}
+}
+
+// A process that is being forked has all files of its parent until it runs its
+// program: it keeps no lock that the parent has let go.
+func TestUnlockWhileForking(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	lock := lockNow(t, path, true)
+	forked, err := unix.Dup(int(lock.f.Fd()))
+	must(t, err)
+	defer unix.Close(forked)
+	must(t, lock.Unlock())
+	must(t, lockNow(t, path, true).Unlock())
 }
 
 func TestAcquireLock(t *testing.T) {
