@@ -40,8 +40,8 @@ func (r *Region) UnpackEC2Bundle(ctx context.Context, in UnpackEC2Input) (EC2Bun
 	if err := r.checkUnpacked(ctx, "The bundle "+out.Name, out.ProductCodes); err != nil {
 		return out, err
 	}
-	if _, err := os.Lstat(in.File); err == nil {
-		return out, ami.Errorf(ami.CodeInvalidParameterValue, "%s exists.", in.File).WithHint("Choose another file, or remove that one.")
+	if err := checkNewFile(in.File); err != nil {
+		return out, err
 	}
 	if in.DryRun {
 		return out, dryRun("unpack %s to %s", out.Manifest, in.File)

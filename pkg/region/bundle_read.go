@@ -92,8 +92,8 @@ func (r *Region) UnpackBundle(ctx context.Context, in UnpackBundleInput) error {
 	if !slices.Contains(BundleFormats(), in.Format) {
 		return ami.Errorf(ami.CodeInvalidParameterValue, "The format %q is not one of %s.", in.Format, strings.Join(BundleFormats(), ", "))
 	}
-	if _, err := os.Lstat(in.Path); err == nil {
-		return ami.Errorf(ami.CodeInvalidParameterValue, "%s exists.", in.Path).WithHint("Choose another file, or remove that one.")
+	if err := checkNewFile(in.Path); err != nil {
+		return err
 	}
 	store, b, err := r.openBundle(ctx, in.Store, in.Location, in.AllowUnsigned)
 	if err != nil {

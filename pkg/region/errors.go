@@ -3,6 +3,9 @@ package region
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -51,6 +54,20 @@ func storeError(err error, format string, args ...any) error {
 		e.Hint = "This home was written by a newer kami: use that one."
 	}
 	return e
+}
+
+// checkNewFile is about a file that a person has named, to be written: nothing has
+// its name, and its folder is there.
+func checkNewFile(path string) error {
+	if _, err := os.Lstat(path); err == nil {
+		return ami.Errorf(ami.CodeInvalidParameterValue, "%s exists.", path).WithHint("Choose another place, or remove that one.")
+	}
+	dir := filepath.Dir(path)
+	if info, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
+		return ami.Errorf(ami.CodeInvalidParameterValue, "There is no folder %s to write %s to.", dir, filepath.Base(path)).
+			WithHint("Make the folder, or choose another place.")
+	}
+	return nil
 }
 
 func badRegionName(name string) error {

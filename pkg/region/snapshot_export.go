@@ -67,8 +67,8 @@ func (r *Region) ExportSnapshot(ctx context.Context, in ExportInput) error {
 		return ami.Errorf(ami.CodeOperationNotPermitted, "The snapshot %s is encrypted, and the file would not be.", in.SnapshotID).
 			WithHint("Say --decrypt if that is what you want.")
 	}
-	if _, err := os.Lstat(in.Path); err == nil {
-		return ami.Errorf(ami.CodeInvalidParameterValue, "%s exists.", in.Path).WithHint("Choose another file, or remove that one.")
+	if err := checkNewFile(in.Path); err != nil {
+		return err
 	}
 	if in.DryRun {
 		return dryRun("export %s to %s as %s", in.SnapshotID, in.Path, format)

@@ -141,8 +141,8 @@ func (r *Region) verifyParcel(ctx context.Context, p parcel) error {
 func (r *Region) writeStored(ctx context.Context, to, name string, file *stored, step ami.Step) error {
 	if !strings.Contains(to, "://") {
 		at := filepath.Join(to, name)
-		if _, err := os.Lstat(at); err == nil {
-			return ami.Errorf(ami.CodeInvalidParameterValue, "%s exists.", at).WithHint("Choose another place, or remove that one.")
+		if err := checkNewFile(at); err != nil {
+			return err
 		}
 		err := durable.WriteFile(at, 0o600, func(f *os.File) error {
 			return copyStep(ctx, f, io.NewSectionReader(file, 0, file.size), step)
