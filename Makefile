@@ -6,6 +6,8 @@ BUILD     := CGO_ENABLED=1 $(GO) build $(TAGS) -trimpath -buildvcs=false
 # Root has no libvirt session: where no libvirtd answers, this brings one.
 WITH      := hack/with-libvirt.sh
 TEST      := CGO_ENABLED=1 $(WITH) $(GO) test $(TAGS) -buildvcs=false
+# Tests wait for disks, clocks and other processes: more packages at once than cores.
+AT_ONCE   := -p $(shell echo $$((2 * $$(nproc))))
 UNITS      = $(shell $(GO) list $(TAGS) ./... | grep -v /test/e2e)
 
 .DEFAULT_GOAL := build
@@ -22,17 +24,17 @@ demo: setup build ## build an image, launch it, change it, save it, launch that
 
 test: setup build ## vet, unit tests, command scripts, real guests
 	$(GO) vet $(TAGS) ./...
-	$(TEST) -timeout 10m $(UNITS)
+	$(TEST) $(AT_ONCE) -timeout 20m $(UNITS)
 	$(TEST) -count=1 -timeout 50m ./test/e2e/...
 
 unit: ## only what needs no guest
-	$(TEST) -timeout 10m $(UNITS)
+	$(TEST) $(AT_ONCE) -timeout 20m $(UNITS)
 
 e2e: setup ## only the real guests
 	$(TEST) -count=1 -v -timeout 50m ./test/e2e/...
 
 race: ## unit tests under the race detector
-	$(TEST) -race -timeout 20m $(UNITS)
+	$(TEST) -race -timeout 40m $(UNITS)
 
 bench: setup build ## kami beside the bare tools, into docs/benchmarks.md (ONLY=part,part)
 	@hack/setup.sh bench
