@@ -168,8 +168,21 @@ func createRemote(ctx context.Context, home, name, at string, dry bool) (Info, e
 
 func (f *remote) info(ctx context.Context) (Info, error) {
 	info := Info{RegionName: f.name, Path: f.store.URL()}
-	err := f.store.List(ctx, remoteImages, func(object.Info) error { info.Images++; return nil })
+	names, err := f.imageRecords(ctx)
+	info.Images = len(names)
 	return info, objectError(err, f.store.URL())
+}
+
+// imageRecords lists the names of the images' records. What lies beside them is of
+// bundles, where the store has a bucket of that name.
+func (f *remote) imageRecords(ctx context.Context) (names []string, err error) {
+	err = f.store.List(ctx, remoteImages+"ami-", func(o object.Info) error {
+		if strings.HasSuffix(o.Name, ".json") {
+			names = append(names, o.Name)
+		}
+		return nil
+	})
+	return names, err
 }
 
 // read reads a small object.
@@ -188,13 +201,7 @@ func objectRecord(d digest.Digest) string { return "objects/" + d.Hex() }
 // images returns all images of the region. One whose record cannot be read is
 // told of and left out; known is false then.
 func (f *remote) images(ctx context.Context, tell ami.Progress) (all []parcel, known bool, err error) {
-	var names []string
-	err = f.store.List(ctx, remoteImages, func(o object.Info) error {
-		if strings.HasSuffix(o.Name, ".json") {
-			names = append(names, o.Name)
-		}
-		return nil
-	})
+	names, err := f.imageRecords(ctx)
 	known = true
 	for _, name := range names {
 		if err != nil {
