@@ -347,7 +347,11 @@ func describeEC2Bundle(store object.Store, name string, m *ec2ami.Manifest, sign
 
 // objectError is storeError for an object store at an address.
 func objectError(err error, address string) error {
-	err = storeError(err, "The object store %s fails.", address)
+	message := "The object store " + address + " fails."
+	if errors.Is(err, object.ErrBadURL) { // which shows the address without what is secret in it
+		message = "The object store cannot be opened."
+	}
+	err = storeError(err, "%s", message)
 	var known *ami.Error
 	if !errors.As(err, &known) || known.Code != ami.CodeInternalError {
 		return err
