@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,7 +17,7 @@ func (a *app) printKMSKeys(all []region.KMSKey) error {
 	return output.List(a.printer(), doc, all, func(k region.KMSKey) string { return k.KeyID }, []col{
 		{Title: "KEY", Text: func(k region.KMSKey) string { return k.KeyID }},
 		{Title: "ALIAS", Text: func(k region.KMSKey) string { return k.Alias }},
-		{Title: "CREATED", Text: func(k region.KMSKey) string { return k.Created.Format(time.RFC3339) }},
+		{Title: "CREATED", Text: func(k region.KMSKey) string { return stamp(k.Created) }},
 		{Title: "USED BY", Text: func(k region.KMSKey) string { return usedBy(k.UsedBy) }},
 		{Title: "DESCRIPTION", Text: func(k region.KMSKey) string { return k.Description }},
 	})
