@@ -1,9 +1,13 @@
 package ami
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -93,5 +97,34 @@ func TestStateRecord(t *testing.T) {
 		if got := StateRecord(state); got.Code != code || got.Name != state {
 			t.Errorf("%s: got %+v, want the code %d", state, got, code)
 		}
+	}
+}
+
+// docs/errors.md has every code that there is.
+func TestErrorsPageHasAllCodes(t *testing.T) {
+	page, err := os.ReadFile("../../docs/errors.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	declared := regexp.MustCompile(`(?m)^\tCode\w+\s+Code = "(.+)"$`)
+	found := 0
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, code := range declared.FindAllSubmatch(text, -1) {
+			found++
+			if !bytes.Contains(page, []byte("`"+string(code[1])+"`")) {
+				t.Errorf("docs/errors.md lacks %s, of %s", code[1], file)
+			}
+		}
+	}
+	if found < 50 {
+		t.Errorf("found %d codes, want all of them", found)
 	}
 }
