@@ -217,8 +217,8 @@ file, list the keys that are trusted; the region's own is the one that kami bund
 create signs with, and what another region has to be given. The list is for all
 accounts of the region, and changed by the default one.
 
-The keys lie in the region's folder bundle-keys; trusted there is a file for
-ssh-keygen -Y verify.`,
+The keys lie in the region's folder bundle-keys: its own, and those of others in
+trusted, a file for ssh-keygen -Y verify.`,
 		Example: "  kami bundle trust\n  kami bundle trust --query 'Keys[?Own].PublicKey' -o id >mine.pub\n  kami bundle trust theirs.pub",
 		RunE: func(c *cobra.Command, given []string) error {
 			if remove != "" && len(given) > 0 {

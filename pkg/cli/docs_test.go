@@ -50,9 +50,10 @@ The exit status is 0, or 1 when a command failed, 2 for a mistake in its words
 run there. [errors.md](errors.md) has the codes.
 
 Flags come first, then environment, then %[1]sconfig.toml%[1]s in the home, whose keys are
-%[1]sregion%[1]s, %[1]saccount%[1]s, %[1]sconnect%[1]s, %[1]sdriver%[1]s, %[1]soutput%[1]s and %[1]srecipes%[1]s (folders to look recipes
-up in, as %[1]sKAMI_RECIPES%[1]s has them, with colons between). A section %[1]s[profiles.NAME]%[1]s has
-any of the first five, for %[1]s--profile NAME%[1]s.
+%[1]sregion%[1]s, %[1]saccount%[1]s, %[1]sconnect%[1]s, %[1]sdriver%[1]s, %[1]soutput%[1]s, %[1]sobject_store%[1]s (that of bundles, as
+%[1]sKAMI_OBJECT_STORE%[1]s) and %[1]srecipes%[1]s (a list of folders to look recipes up in;
+%[1]sKAMI_RECIPES%[1]s has colons between them). A section %[1]s[profiles.NAME]%[1]s has any of the first
+five, for %[1]s--profile NAME%[1]s; %[1]s[organizations]%[1]s is in [images.md](images.md).
 
 Flags of all commands:
 
