@@ -39,7 +39,11 @@ func (f *faults) value(field string, value any, format string, args ...any) {
 	if f.told[field] || f.told[outer] {
 		return
 	}
-	err := fmt.Errorf("%s: %s: %s", field, plain(cut(fmt.Sprint(value), maxLine)), fmt.Sprintf(format, args...))
+	at := field + ": "
+	if text := fmt.Sprint(value); text != "" { // what is empty, or is not there, is not shown
+		at += plain(cut(text, maxLine)) + ": "
+	}
+	err := errors.New(at + fmt.Sprintf(format, args...))
 	if line := f.lines[field]; line > 0 {
 		err = fmt.Errorf("%w (line %d)", err, line)
 	}

@@ -16,7 +16,7 @@ func TestFaultsOfForm(t *testing.T) {
 	}{
 		"unknown field":           {base("size: 5GB", "pakages: [x]"), "pakages: there is no such field; did you mean packages? (line 7)\nsize: 5GB: a size such as 512MiB or 2GiB is needed (line 4)"},
 		"unknown fields":          {base("Cmd_Line: x", "arch: y", "zzz: z"), "Cmd_Line: there is no such field; did you mean cmdline? (line 7)\narch: there is no such field; did you mean architecture? (line 8)\nzzz: there is no such field (line 9)"},
-		"unknown field of a file": {base("files: [{path: /x, content: y, owner: root}, {path: /x, contents: y}]"), "files[0].owner: there is no such field (line 7)\nfiles[1].contents: there is no such field; did you mean content? (line 7)\nfiles[1].source: : exactly one of source and content is needed"},
+		"unknown field of a file": {base("files: [{path: /x, content: y, owner: root}, {path: /x, contents: y}]"), "files[0].owner: there is no such field (line 7)\nfiles[1].contents: there is no such field; did you mean content? (line 7)\nfiles[1].source: exactly one of source and content is needed"},
 		"our own fields":          {base("bytes: 5", "dir: /etc"), "bytes: there is no such field (line 7)\ndir: there is no such field (line 8)"},
 		"merged fields":           {base("<<: {user: x}"), "<<: there is no such field (line 7)"},
 		"fields of no name":       {base("~: x", "1: y", "\"a\\nb\": z"), "~: there is no such field (line 7)\n1: there is no such field (line 8)\na b: there is no such field (line 9)"},

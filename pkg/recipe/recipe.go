@@ -225,7 +225,7 @@ func (r *Recipe) checkBase(bad func(string, any, string, ...any)) {
 	}
 	for _, f := range [][2]string{{"kernel", r.Kernel}, {"initrd", r.Initrd}} {
 		if !isClean(f[1], " '\"\\") {
-			bad(f[0], f[1], "not a clean absolute path")
+			bad(f[0], f[1], "a clean absolute path in the image is needed")
 		}
 	}
 	if strings.ContainsAny(r.Cmdline, "'\"\\") || strings.ContainsFunc(r.Cmdline, unicode.IsControl) {
