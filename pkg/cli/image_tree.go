@@ -35,17 +35,19 @@ was saved from. The size is what the image alone costs on disk.`,
 					return err
 				}
 				roots := imageTree(images, usage)
-				a.printer() // the progress is over
-				switch format {
-				case "dot":
+				p := a.printer() // the progress is over
+				switch {
+				case format == "dot":
 					return output.DOT(a.out, "images", roots)
-				case "svg":
+				case format == "svg":
 					return output.SVG(a.out, roots)
-				case "json":
-					a.flags.output = string(output.JSON)
-					return output.List(a.printer(), map[string]any{"Images": nonNil(treeDoc(images, ""))}, images, nil, nil)
+				case format == "json":
+					p.Format = output.JSON
+				case p.Format == output.Table && p.Query == "":
+					return output.Tree(a.out, roots)
 				}
-				return output.Tree(a.out, roots)
+				doc := map[string]any{"Images": nonNil(treeDoc(images, ""))}
+				return output.List(p, doc, images, func(i ami.Image) string { return string(i.ImageID) }, nil)
 			})
 		},
 	}
