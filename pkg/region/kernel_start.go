@@ -144,7 +144,7 @@ func (r *Region) nothingToBoot(ctx context.Context, inst ami.Instance, err error
 		return ctx.Err()
 	}
 	return ami.Errorf(ami.CodeUnsupportedOperation, "pv-grub finds nothing to start in the root of %s: %w", inst.InstanceID, err).
-		WithHint("Attach its root to another instance and mend /boot/grub there, or launch with another kernel: --kernel aki-…")
+		WithHint("Mend /boot/grub there, with the root attached to another instance or in what the image is made of, or launch with another kernel: --kernel aki-…")
 }
 
 func (r *Region) bootFilePath(inst ami.Instance, name string) string {
