@@ -38,7 +38,7 @@ func (a *app) bundleCreate() *cobra.Command {
 		Long: `Pack a template into an object store, cut by content into chunks of which each is
 stored once in a bucket, with a signed manifest. A template is
 
-  a folder, or a tar (also .gz, .xz, .zst), which becomes an ext4 filesystem
+  a folder, or a tar (also .gz, .xz, .zst, .bz2), which becomes an ext4 filesystem
   a container image: an OCI layout, or what docker save has written
   a recipe, by its folder or name, which is built
   a filesystem or disk image in any format that kami import reads
