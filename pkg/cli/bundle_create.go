@@ -15,7 +15,7 @@ func (a *app) bundleFlags(c *cobra.Command, to *region.BundleSpec, mappings *[]s
 	f := c.Flags()
 	f.StringVar(&to.Name, "name", "", "`NAME` of what is in the bundle (default the bundle's own)")
 	f.StringVar(&to.Description, "description", "", "`TEXT` of at most 1024 bytes")
-	f.StringVar((*string)(&to.KernelID), "kernel", "", "kernel that its guests start with, an `AKI` (default pv-grub)")
+	f.StringVar((*string)(&to.KernelID), "kernel", "", "kernel that its guests start with, an `AKI` (default that of the instance, else pv-grub)")
 	f.StringVar((*string)(&to.RamdiskID), "ramdisk", "", "ramdisk that goes with the kernel, an `ARI`")
 	f.StringVar(&to.KernelCmdline, "kernel-cmdline", "", "command `LINE` of the kernel")
 	f.StringSliceVar(&to.ProductCodes, "product-codes", nil, "product `CODES` that the bundle carries, with commas between them")
