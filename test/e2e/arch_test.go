@@ -24,7 +24,7 @@ func machines(t *testing.T, name string, args ...string) {
 // TestARM64 boots a machine that this host can only emulate, by UEFI, and saves it as
 // the next image.
 func TestARM64(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	machines(t, "tiny-arm64", "--architecture", "arm64")
 	id := shared.launch(t, "tiny-arm64", "--key-name", "e2e", "--wait", "ssh")
 	if got := shared.ssh(t, id, "uname -m; test -d /sys/firmware/efi && echo uefi; cat /sys/class/tty/console/active; cat /sys/class/dmi/id/product_serial | cut -c1-3"); got != "aarch64\nuefi\nttyAMA0\nec2" {
@@ -44,7 +44,7 @@ func TestARM64(t *testing.T) {
 
 // TestI386 boots a kernel of 32 bits on a processor of 32 bits.
 func TestI386(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	machines(t, "tiny-i386", "--architecture", "i386")
 	h := direct(shared)
 	id := h.launch(t, "tiny-i386", "--key-name", "e2e", "--wait", "ssh")
@@ -62,7 +62,7 @@ tail -c 1 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032
 // TestSecureBoot boots signed loaders and a signed kernel under Microsoft's keys, with
 // a TPM, and sees that the firmware refuses loaders that nobody has signed.
 func TestSecureBoot(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	machines(t, "tiny-secure", "--secure-boot")
 	snapshot := func(image string) string {
 		return string(show[ami.Image](t, shared, "image", image).BlockDeviceMappings[0].Ebs.SnapshotID)

@@ -63,7 +63,7 @@ func failingRecipe(t *testing.T, packages, script string) string {
 }
 
 func TestBuildThatFails(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	h := newHouse(shared.bin, filepath.Join(base, "failing"))
 	said := h.refuse(t, ami.CodeInvalidParameterValue, "build", failingRecipe(t, "no-such-package-anywhere", "true"))
 	if !strings.Contains(said, "no-such-package-anywhere") {
@@ -85,7 +85,7 @@ func TestBuildThatFails(t *testing.T) {
 // TestBuildInterrupted stops a build in the midst of its longest step, by Ctrl-C
 // and by kill -9: what it had started ends, and nothing is left.
 func TestBuildInterrupted(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	for name, sig := range map[string]syscall.Signal{"interrupt": syscall.SIGINT, "kill": syscall.SIGKILL} {
 		h := newHouse(shared.bin, filepath.Join(base, "build-"+name))
 		recipe := failingRecipe(t, "busybox-static", "sleep 600.25")
@@ -110,7 +110,7 @@ func TestBuildInterrupted(t *testing.T) {
 // TestLaunchInterrupted stops a launch while it waits for a guest that never
 // answers: the guest stays, for it was launched; only the wait is over.
 func TestLaunchInterrupted(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	h := newHouse(shared.bin, filepath.Join(base, "launch-interrupted"))
 	importSector(t, h)
 	cmd, out := h.background(t, "launch", "sector", "--wait", "ssh")
@@ -130,7 +130,7 @@ func TestLaunchInterrupted(t *testing.T) {
 
 // TestFullDisk imports more than the disk of its home has room for.
 func TestFullDisk(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	requireRoot(t, "it mounts a small file system")
 	dir := filepath.Join(base, "full")
 	must(t, os.Mkdir(dir, 0o755))

@@ -44,7 +44,7 @@ func sector(t *testing.T) string {
 }
 
 func TestGuestThatNeverBoots(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	image := sector(t)
 	id := shared.launch(t, image, "--wait", "running")
 	shared.waitConsole(t, id, bootLine, 30*time.Second)
@@ -63,7 +63,7 @@ func TestGuestThatNeverBoots(t *testing.T) {
 }
 
 func TestGuestThatNeverBootsStopsByForce(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	id := shared.launch(t, sector(t), "--wait", "running")
 	shared.kami(t, "instance", "stop", "--force", id)
 	if got := shared.state(t, id); got != ami.InstanceStopped {

@@ -109,7 +109,7 @@ func qemuOf(h *house) []string {
 // create-image and terminate, and sees that the next command puts all in order
 // and that the work can then be done.
 func TestKilledAtEveryStep(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	bin, err := crashBinary()
 	if err != nil {
 		t.Fatal(err)

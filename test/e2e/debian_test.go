@@ -28,7 +28,7 @@ func debian(t *testing.T) string {
 // TestDebian builds the full Debian and the recipe that changes a booted guest of it,
 // and sees of the latter's guest that cloud-init took everything that was given.
 func TestDebian(t *testing.T) {
-	t.Parallel()
+	parallelFirst(t)
 	from := debian(t)
 	image := shared.kami(t, "build", recipeDir("web"), "--name", "web", "-o", "id")
 	built := show[ami.Image](t, shared, "image", image)

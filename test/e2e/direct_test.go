@@ -51,7 +51,7 @@ func (h *house) qemuOf(t *testing.T, id string) int {
 
 // TestDirect is the main job with guests that are processes of kami's own.
 func TestDirect(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	tiny(t)
 	h := direct(shared)
 	id := h.launch(t, "tiny", "--key-name", "e2e", "--wait", "ssh")
@@ -116,7 +116,7 @@ func TestDirect(t *testing.T) {
 // TestDirectLive snapshots a guest that writes without a pause: each snapshot is
 // of one instant.
 func TestDirectLive(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	l := &live{stamper: stamper{places: 512}, house: direct(&house{bin: shared.bin, home: filepath.Join(base, "direct-live")})}
 	l.id = l.stamper.launch(t, l.house)
 	l.vol = string(show[ami.Instance](t, l.house, "instance", l.id).BlockDeviceMappings[0].Ebs.VolumeID)
@@ -125,7 +125,7 @@ func TestDirectLive(t *testing.T) {
 
 // TestDirectKilled kills a guest, and commands in the midst of its launch.
 func TestDirectKilled(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	h := direct(&house{bin: shared.bin, home: filepath.Join(base, "direct-killed")})
 	importSector(t, h)
 	id := h.launch(t, "sector", "--shutdown-behavior", "terminate")
@@ -186,7 +186,7 @@ func (h *house) processes(t *testing.T) (ids []string) {
 
 // TestDirectWithoutBeingAsked launches where no libvirt answers.
 func TestDirectWithoutBeingAsked(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	h := withoutLibvirt(t, filepath.Join(base, "direct-auto"))
 	importSector(t, h)
 	r := h.try("launch", "sector", "-o", "id")
@@ -211,7 +211,7 @@ func TestDirectWithoutBeingAsked(t *testing.T) {
 // TestDirectParavirtual starts a guest with a kernel on a machine that has virtio
 // devices alone, and plugs a disk into that.
 func TestDirectParavirtual(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	tinyPV(t)
 	h := direct(shared)
 	id := h.launch(t, "tiny-pv", "--key-name", "e2e", "--wait", "ssh")

@@ -15,7 +15,7 @@ import (
 // after it was shut down, and launches what was saved. What the guest wrote is
 // in none of the region's files.
 func TestEncrypted(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	tiny(t)
 	const marker = "e2e-marker-that-is-secret"
 	id := shared.launch(

@@ -21,7 +21,7 @@ func layersOnDisk(t *testing.T, h *house) int {
 // TestInstanceStore has both kinds of guests on roots of bundles: they boot, keep
 // what they write over reboots, and end with their root.
 func TestInstanceStore(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	tiny(t) // the key pair
 	h := newHouse(shared.bin, filepath.Join(base, "instance-store"))
 	if r := h.try("key", "create", "e2e"); r.code != 0 {

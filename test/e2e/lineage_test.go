@@ -11,7 +11,7 @@ import (
 // deleted in between: each image has all that was written before it, and costs
 // what was written since the last one that is there.
 func TestLineage(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	tiny(t)
 	id := shared.launch(t, "tiny", "--key-name", "e2e", "--wait", "ssh")
 	all := ""

@@ -110,7 +110,7 @@ func (l *live) wholeWithout(t *testing.T, after string, before []string) {
 // TestGuestKilledWhileImaged kills a guest's process in the middle of a snapshot:
 // that one fails, and what the guest wrote is there.
 func TestGuestKilledWhileImaged(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	l := startLive(t, "killed")
 	l.snapshots(t)
 	before := l.completed(t)
@@ -132,7 +132,7 @@ func TestGuestKilledWhileImaged(t *testing.T) {
 // TestSnapshotsAtOnce asks for a second snapshot of a volume in the middle of the
 // first, and for an image.
 func TestSnapshotsAtOnce(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	l := startLive(t, "at-once")
 	before := l.completed(t)
 	goOn := l.begin(t, "snapshot", "create", l.vol)

@@ -10,10 +10,12 @@
 package e2e
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -44,7 +46,33 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "hack/with-libvirt.sh:", err)
 		os.Exit(1)
 	}
+	flag.Parse()
+	// All parallel tests are let go at once, to wait for their turns.
+	if err := flag.Set("test.parallel", "64"); err != nil {
+		panic(err)
+	}
 	os.Exit(run(m))
+}
+
+// turns are those of the tests that run at once: an emulated guest keeps a core busy,
+// and waits often enough to leave room for one more than there are.
+var turns = make(chan struct{}, runtime.GOMAXPROCS(0)+1)
+
+// parallel lets a test run beside others when it is its turn.
+func parallel(t *testing.T) {
+	t.Helper()
+	t.Parallel()
+	turns <- struct{}{}
+	t.Cleanup(func() { <-turns })
+}
+
+// parallelFirst is parallel for the longest tests. They take their turns while no
+// parallel test runs yet, or they would run on alone when all others are over.
+func parallelFirst(t *testing.T) {
+	t.Helper()
+	turns <- struct{}{}
+	t.Cleanup(func() { <-turns })
+	t.Parallel()
 }
 
 func run(m *testing.M) int {

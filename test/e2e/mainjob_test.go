@@ -12,7 +12,7 @@ import (
 // TestMainJob is what a person does: build, launch, change, save, launch the
 // saved one, see the change, clear away.
 func TestMainJob(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	image := show[ami.Image](t, shared, "image", tiny(t))
 	if image.State != ami.ImageAvailable || image.RootDeviceType != "ebs" {
 		t.Errorf("tiny is %s with a root of %s, want available, ebs", image.State, image.RootDeviceType)

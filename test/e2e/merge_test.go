@@ -16,7 +16,7 @@ import (
 // snapshot has its content before and after, on the long chain or on a short one,
 // and the next merge finishes what is left.
 func TestMergeKilledAtEveryStep(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	bin, err := crashBinary()
 	if err != nil {
 		t.Fatal(err)

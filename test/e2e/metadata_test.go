@@ -30,7 +30,7 @@ get dynamic/instance-identity/document | grep instanceId
 
 // TestMetadata asks the metadata service from inside a guest.
 func TestMetadata(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	tiny(t)
 	h := direct(shared)
 	id := h.launch(t, "tiny", "--key-name", "e2e", "--hostname", "teller", "--tag", "stage=test", "--user-data", "some data",

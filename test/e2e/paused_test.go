@@ -15,7 +15,7 @@ import (
 // TestNoRoomForTheGuest fills the host's disk under a guest, which is paused for
 // it: kami says so, and lets it go on when there is room again.
 func TestNoRoomForTheGuest(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	requireRoot(t, "it mounts a small file system")
 	dir := filepath.Join(base, "no-room")
 	must(t, os.Mkdir(dir, 0o755))

@@ -17,7 +17,7 @@ func shutDown(t *testing.T, id string) {
 }
 
 func TestStopStartReboot(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	tiny(t)
 	id := shared.launch(t, "tiny", "--key-name", "e2e", "--wait", "ssh")
 	shared.ssh(t, id, "echo kept > /etc/kept")
@@ -59,7 +59,7 @@ func TestStopStartReboot(t *testing.T) {
 }
 
 func TestShutdownInsideTerminates(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	tiny(t)
 	id := shared.launch(t, "tiny", "--key-name", "e2e", "--wait", "ssh", "--shutdown-behavior", "terminate")
 	vol := string(show[ami.Instance](t, shared, "instance", id).BlockDeviceMappings[0].Ebs.VolumeID)
@@ -69,7 +69,7 @@ func TestShutdownInsideTerminates(t *testing.T) {
 }
 
 func TestConsoleIsKept(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	tiny(t)
 	id := shared.launch(t, "tiny", "--key-name", "e2e", "--wait", "ssh")
 	shared.ssh(t, id, "echo said-on-the-console > /dev/console")

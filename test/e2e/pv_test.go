@@ -34,7 +34,7 @@ func cmdline(t *testing.T, id string) string {
 // TestParavirtual has a guest start with the kernel in its own root, as that is at
 // each start, and saves it as the next image.
 func TestParavirtual(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	image := show[ami.Image](t, shared, "image", tinyPV(t))
 	if image.VirtualizationType != "paravirtual" || image.KernelID != ami.PVGrub || image.BootMode != "" {
 		t.Errorf("tiny-pv is %s with the kernel %s and the boot mode %q, want paravirtual with pv-grub", image.VirtualizationType, image.KernelID, image.BootMode)
@@ -119,7 +119,7 @@ func TestParavirtual(t *testing.T) {
 // TestParavirtualNothingToStart: a launch of which pv-grub can make nothing says
 // what it looked for, and leaves nothing.
 func TestParavirtualNothingToStart(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	snap := show[ami.Image](t, shared, "image", sector(t)).BlockDeviceMappings[0].Ebs.SnapshotID
 	shared.kami(t, "image", "register", "--name", "sector-pv", "--virtualization-type", "paravirtual", "--block-device-mapping", "/dev/sda1="+string(snap))
 	shared.refuse(t, ami.CodeUnsupportedOperation, "launch", "sector-pv")
@@ -132,7 +132,7 @@ func TestParavirtualNothingToStart(t *testing.T) {
 // own that is made of a bundle. The root, which is the whole disk, is larger than
 // the bundle and fills it, and cloud-init finds the seed on a virtio disk.
 func TestParavirtualDebian(t *testing.T) {
-	t.Parallel()
+	parallelFirst(t)
 	tiny(t) // the key pair
 	image := shared.kami(t, "build", recipeDir("debian-12"), "--virtualization-type", "paravirtual", "--root-device-type", "instance-store", "--name", "debian-12-pv", "-o", "id")
 	id := shared.launch(t, image, "--key-name", "e2e", "--instance-type", "t3.small", "--block-device-mapping", "/dev/sda1=:8", "--block-device-mapping", "/dev/sdb=ephemeral0", "--wait", "ssh")

@@ -25,7 +25,7 @@ func importSector(t *testing.T, h *house) string {
 }
 
 func TestUnknownAndMalformed(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	tests := []struct {
 		code ami.Code
 		args string
@@ -48,7 +48,7 @@ func TestUnknownAndMalformed(t *testing.T) {
 
 // TestNameInUse has to fail before any work begins.
 func TestNameInUse(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	sector(t)
 	r := shared.try("build", recipeDir("tiny"), "--name", "sector")
 	if r.code == 0 || !strings.Contains(r.stderr, string(ami.CodeInvalidAMINameDuplicate)) {
@@ -62,7 +62,7 @@ func TestNameInUse(t *testing.T) {
 // TestDisksThatReadTheHost offers disks that name files of the host, as an
 // attacker would, and disks that are none.
 func TestDisksThatReadTheHost(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	dir := t.TempDir()
 	secret := filepath.Join(dir, "secret.raw")
 	must(t, os.WriteFile(secret, bytes.Repeat([]byte("secret of the host "), 1<<16), 0o644))

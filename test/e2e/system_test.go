@@ -29,7 +29,7 @@ func flatten(t *testing.T, image, out string) {
 // TestSystemLibvirt looks at what only qemu:///system does: guests run as
 // another user, who must not be given what guests share.
 func TestSystemLibvirt(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	requireRoot(t, "it needs qemu:///system")
 	tiny(t)
 	id := shared.launch(t, "tiny", "--key-name", "e2e", "--wait", "ssh")
@@ -59,7 +59,7 @@ func TestSystemLibvirt(t *testing.T) {
 // TestSystemNetwork puts a guest on a network of libvirt's: its address comes
 // from the network's DHCP server, and kami ssh finds it.
 func TestSystemNetwork(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	requireRoot(t, "it needs qemu:///system")
 	tiny(t)
 	name := fmt.Sprintf("kami%d", os.Getpid()%100000)
@@ -94,7 +94,7 @@ func TestSystemNetwork(t *testing.T) {
 // TestOtherReaders has qemu-img read a layer of ours, and kami import what it
 // wrote: the same content, though another file came in.
 func TestOtherReaders(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	raw := filepath.Join(t.TempDir(), "tiny.raw")
 	flatten(t, tiny(t), raw)
 	h := newHouse(shared.bin, filepath.Join(base, "readers"))

@@ -12,7 +12,7 @@ import (
 // TestTrim gives back what a guest no longer needs: the head shrinks, and the
 // next layer stores of the freed clusters only that they are zeros.
 func TestTrim(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	tiny(t)
 	id := shared.launch(t, "tiny", "--key-name", "e2e", "--wait", "ssh")
 	root := deviceVolume(t, id, "/dev/sda1").Ebs.VolumeID

@@ -8,7 +8,7 @@ import (
 
 // TestUEFI boots the same image with UEFI firmware, and asks the guest.
 func TestUEFI(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	tiny(t)
 	id := shared.launch(t, "tiny", "--key-name", "e2e", "--boot-mode", "uefi", "--wait", "ssh")
 	if got := shared.ssh(t, id, "test -d /sys/firmware/efi && echo uefi || echo bios"); got != "uefi" {
@@ -30,7 +30,7 @@ func TestUEFI(t *testing.T) {
 
 // TestLegacyBIOS is the other way into the same image.
 func TestLegacyBIOS(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	tiny(t)
 	id := shared.launch(t, "tiny", "--key-name", "e2e", "--boot-mode", "legacy-bios", "--wait", "ssh")
 	if got := shared.ssh(t, id, "test -d /sys/firmware/efi && echo uefi || echo bios"); got != "bios" {

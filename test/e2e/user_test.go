@@ -14,7 +14,7 @@ import (
 // TestOrdinaryUser does the main job, building included, as a user that the
 // test makes: no root, no group, no service, qemu:///session.
 func TestOrdinaryUser(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	requireRoot(t, "it makes a user")
 	name := fmt.Sprintf("kami-e2e-%d", os.Getpid())
 	// Short: libvirt makes sockets deep below a user's home, whose paths have at

@@ -41,7 +41,7 @@ func deviceVolume(t *testing.T, id, device string) ami.InstanceBlockDevice {
 // TestVolumes gives a guest a data volume and an ephemeral disk, writes to all,
 // and saves them as one consistent image.
 func TestVolumes(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	tiny(t)
 	id := shared.launch(
 		t, "tiny", "--key-name", "e2e", "--wait", "ssh",
@@ -128,7 +128,7 @@ func TestVolumes(t *testing.T) {
 // TestGrowAndReplaceRoot makes the root of a running guest larger, which the
 // guest sees, and gives it its first root back, which has nothing of the second.
 func TestGrowAndReplaceRoot(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	tiny(t)
 	id := shared.launch(t, "tiny", "--key-name", "e2e", "--wait", "ssh", "--block-device-mapping", "/dev/sdf=:1")
 	root, data := deviceVolume(t, id, "/dev/sda1").Ebs.VolumeID, deviceVolume(t, id, "/dev/sdf").Ebs.VolumeID
