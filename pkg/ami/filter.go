@@ -1,6 +1,7 @@
 package ami
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -70,8 +71,15 @@ func matchTags(tags []Tag, name string, values []string) (m, ok bool) {
 	return false, true
 }
 
-func unknownFilter(name string) error {
-	return Errorf(CodeInvalidFilter, "The filter '%s' is invalid", name)
+// unknownFilter says which ones there are instead: all, or those that begin as it does.
+func unknownFilter(name, prefix string, known []string) error {
+	all := slices.Clone(known)
+	if prefix == "" {
+		all = append(all, "tag-key", "tag:KEY")
+	}
+	slices.Sort(all)
+	return Errorf(CodeInvalidFilter, "The filter '%s' is invalid", name).
+		WithHint("There are %s.", prefix+strings.Join(slices.Compact(all), ", "+prefix))
 }
 
 // Date is a time as filters have it: UTC, in milliseconds.
@@ -89,7 +97,7 @@ func truth(b *bool) string { return strconv.FormatBool(b != nil && *b) }
 func lookUp(fields map[string]string, name string, values []string) (bool, error) {
 	f, ok := fields[name]
 	if !ok {
-		return false, unknownFilter(name)
+		return false, unknownFilter(name, "", slices.Collect(maps.Keys(fields)))
 	}
 	if f == "" { // what is not there nothing fits, not even *
 		return false, nil
@@ -120,12 +128,13 @@ func MatchVolume(v Volume, name string, values []string) (bool, error) {
 		if len(v.Attachments) > 0 {
 			a = v.Attachments[0]
 		}
-		m, err := lookUp(map[string]string{
+		fields := map[string]string{
 			"device": a.Device, "instance-id": string(a.InstanceID), "status": a.State,
 			"delete-on-termination": strconv.FormatBool(a.DeleteOnTermination), "attach-time": Date(a.AttachTime),
-		}, field, values)
+		}
+		m, err := lookUp(fields, field, values)
 		if err != nil {
-			return false, unknownFilter(name)
+			return false, unknownFilter(name, "attachment.", slices.Collect(maps.Keys(fields)))
 		}
 		// One that is not attached has none of these, not false or "".
 		return m && len(v.Attachments) > 0, nil
@@ -134,6 +143,7 @@ func MatchVolume(v Volume, name string, values []string) (bool, error) {
 		"create-time": Date(v.CreateTime), "encrypted": strconv.FormatBool(v.Encrypted),
 		"size": strconv.FormatInt(v.Size, 10), "snapshot-id": string(v.SnapshotID), "status": string(v.State),
 		"volume-id": string(v.VolumeID), "volume-type": v.VolumeType, "multi-attach-enabled": "false", "fast-restored": "false",
+		"attachment.*": "", // dealt with above
 	}, name, values)
 }
 
@@ -174,26 +184,30 @@ func MatchInstance(i Instance, name string, values []string) (bool, error) {
 		"metadata-options.instance-metadata-tags": i.MetadataOptions.InstanceTags,
 		// What no instance has here.
 		"instance-lifecycle": "", "dns-name": "", "ip-address": "", "client-token": "",
+		// Dealt with above.
+		"block-device-mapping.*": "", "product-code": "", "product-code.type": "",
 	}, name, values)
 }
 
 // matchDevices is MatchInstance for the fields of the devices.
 func matchDevices(i Instance, field string, values []string) (bool, error) {
-	get := map[string]func(InstanceBlockDevice) string{
+	fields := map[string]func(InstanceBlockDevice) string{
 		"device-name":           func(d InstanceBlockDevice) string { return d.DeviceName },
 		"volume-id":             func(d InstanceBlockDevice) string { return string(d.Ebs.VolumeID) },
 		"status":                func(d InstanceBlockDevice) string { return d.Ebs.Status },
 		"attach-time":           func(d InstanceBlockDevice) string { return Date(d.Ebs.AttachTime) },
 		"delete-on-termination": func(d InstanceBlockDevice) string { return strconv.FormatBool(d.Ebs.DeleteOnTermination) },
-	}[field]
+	}
+	get := fields[field]
 	if get == nil {
-		return false, unknownFilter("block-device-mapping." + field)
+		const prefix = "block-device-mapping."
+		return false, unknownFilter(prefix+field, prefix, slices.Collect(maps.Keys(fields)))
 	}
-	var fields []string
+	var has []string
 	for _, d := range i.BlockDeviceMappings {
-		fields = append(fields, get(d))
+		has = append(has, get(d))
 	}
-	return match(values, fields...)
+	return match(values, has...)
 }
 
 // MatchKeyPair is MatchImage for key pairs.

@@ -28,7 +28,7 @@ func CheckImageFilter(name string) error {
 	if strings.HasPrefix(name, "tag:") || slices.Contains(imageFilters(), name) {
 		return nil
 	}
-	return unknownFilter(name)
+	return unknownFilter(name, "", imageFilters())
 }
 
 // ImageFields returns everything that filters find an image by; a name may have
